@@ -1,0 +1,1 @@
+//! Bytes to and from domain values: everything that crosses Kafka. Embeds `schemas/`.

@@ -1,0 +1,1 @@
+//! TOML to a trusted [`Config`]: versioned, unknown fields denied, every problem reported at once with its path.

@@ -1,0 +1,1 @@
+//! The composition root: builds, wires, supervises and drains every stage.

@@ -1,0 +1,1 @@
+//! Champion, challenger and holdout to a report and the gate's verdict.

@@ -1,0 +1,1 @@
+//! Kafka to batches of decoded rows; owns the consumer.

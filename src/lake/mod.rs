@@ -1,0 +1,1 @@
+//! Batches to Delta commits that carry the Kafka offsets; owns every table.

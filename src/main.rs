@@ -1,0 +1,2 @@
+//! Pelton.
+fn main() {}

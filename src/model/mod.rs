@@ -1,0 +1,1 @@
+//! Hugging Face folders to a differentiable decoder with LoRA, and generation.

@@ -1,0 +1,1 @@
+//! Report and adapter to a registered version and its event.

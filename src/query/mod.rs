@@ -1,0 +1,1 @@
+//! SQL over the tables: sessions, output formats and the interactive shell.

@@ -1,0 +1,1 @@
+//! An OpenAI-compatible server on `model`, for one machine and for the demo.

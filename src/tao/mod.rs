@@ -1,0 +1,1 @@
+//! Training set to adapter: explore, score, optimize.

@@ -1,0 +1,1 @@
+//! One typed event gives one log line and one metric.

@@ -1,0 +1,16 @@
+//! The one integration-test binary: each file proves the promises of one stage.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot go on should panic and say where")]
+
+mod codec;
+mod config;
+mod demo;
+mod evaluate;
+mod ingest;
+mod lake;
+mod model;
+mod publish;
+mod query;
+mod support;
+mod tao;
+mod tidy;
+mod window;
