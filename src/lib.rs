@@ -27,3 +27,4 @@ pub mod serve;
 
 pub mod cli;
 pub mod daemon;
+pub mod demo;

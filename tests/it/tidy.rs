@@ -10,12 +10,12 @@ const FOUNDATION: &[&str] = &["domain", "config", "codec", "runtime", "telemetry
 const EXCEPTIONS: &[(&str, &[&str])] =
     &[("window", &["query"]), ("tao", &["query", "model"]), ("evaluate", &["model"]), ("serve", &["model"])];
 /// The modules that know every stage.
-const ROOTS: &[&str] = &["daemon", "cli"];
+const ROOTS: &[&str] = &["daemon", "cli", "demo"];
 /// Who alone may name a crate.
 const OWNERS: &[(&str, &[&str])] = &[
-    ("rdkafka", &["ingest", "publish", "daemon"]),
+    ("rdkafka", &["ingest", "publish", "daemon", "demo"]),
     ("deltalake", &["lake"]),
-    ("candle_core", &["model", "tao", "evaluate", "serve", "daemon"]),
+    ("candle_core", &["model", "tao", "evaluate", "serve", "daemon", "demo"]),
     ("tokenizers", &["model"]),
     ("rustyline", &["query", "cli"]),
 ];

@@ -1,0 +1,1 @@
+//! The whole wheel in one process: the shop, its questions, simulated users and the demo itself.

@@ -1,0 +1,80 @@
+//! Champion against challenger on the holdout.
+
+use super::hash::PromptHash;
+
+/// One answer to a holdout prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The text.
+    pub text: String,
+    /// The gate's score, without labels.
+    pub reward: f64,
+    /// Whether it is right, where the truth is known.
+    pub correct: Option<bool>,
+    /// Tokens of the answer.
+    pub tokens: u32,
+}
+
+/// Both answers to one holdout prompt: a row of `evaluation`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    /// The prompt.
+    pub prompt: PromptHash,
+    /// Its last user turn.
+    pub question: String,
+    /// The answer of the version that serves now (the base, if none was promoted).
+    pub champion: Answer,
+    /// The answer of the version that was just tuned.
+    pub challenger: Answer,
+}
+
+/// A mean of paired differences with its bootstrap interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Interval {
+    /// The mean difference, challenger minus champion.
+    pub mean: f64,
+    /// The interval's lower end.
+    pub low: f64,
+    /// The interval's upper end.
+    pub high: f64,
+}
+
+/// The gate's decision and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every condition held.
+    Promote,
+    /// The conditions that did not hold, each as a sentence with its figures.
+    Reject(Vec<String>),
+}
+
+impl Verdict {
+    /// Whether the challenger becomes champion.
+    #[must_use]
+    pub fn is_promote(&self) -> bool {
+        matches!(self, Self::Promote)
+    }
+}
+
+/// What the evaluation found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EvalReport {
+    /// Prompts compared.
+    pub prompts: usize,
+    /// The champion's mean reward.
+    pub champion_reward: f64,
+    /// The challenger's mean reward.
+    pub challenger_reward: f64,
+    /// The gain in reward: what the gate decides on.
+    pub reward_gain: Interval,
+    /// The champion's accuracy, where the truth is known.
+    pub champion_accuracy: Option<f64>,
+    /// The challenger's accuracy, where the truth is known.
+    pub challenger_accuracy: Option<f64>,
+    /// The gain in accuracy, where the truth is known.
+    pub accuracy_gain: Option<Interval>,
+    /// The interval's confidence, such as 0.95.
+    pub confidence: f64,
+    /// The gate's decision.
+    pub verdict: Verdict,
+}
