@@ -1,0 +1,188 @@
+//! The sense of a configuration whose form is right: references, names, schedules, contradictions.
+
+use super::load::{Problem, Sections};
+use super::{Config, Ingest, Kafka, Lake, Model, Window};
+use crate::domain::{ModelName, WindowName};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::str::FromStr;
+
+/// librdkafka properties that the exactly-once protocol sets itself.
+const RESERVED: &[&str] = &[
+    "auto.offset.reset",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "group.id",
+    "isolation.level",
+    "metadata.broker.list",
+    "bootstrap.servers",
+];
+
+/// The linear layers of a decoder layer that an adapter can have.
+const LORA_TARGETS: &[&str] = &["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Problem { path: path.into(), message: message.into() });
+    }
+}
+
+pub(super) fn config(path: &Path, hash: &str, sections: Sections) -> Result<Config, Vec<Problem>> {
+    let mut problems = Problems(Vec::new());
+    lake(&sections.lake, &mut problems);
+    kafka(&sections.kafka, &mut problems);
+    ingest(&sections.ingest, &mut problems);
+    topic("publish.topic", &sections.publish.topic, &mut problems);
+    if let Some(listen) = &sections.console.listen
+        && listen.parse::<std::net::SocketAddr>().is_err()
+    {
+        problems.add("console.listen", format!("`{listen}` is not ADDRESS:PORT, such as `127.0.0.1:9464`"));
+    }
+    let windows: BTreeMap<WindowName, Window> = named("windows", sections.windows, &mut problems);
+    for (name, window) in &windows {
+        self::window(name, window, &mut problems);
+    }
+    let models: BTreeMap<ModelName, Model> = named("models", sections.models, &mut problems);
+    for (name, model) in &models {
+        self::model(name, model, &windows, &mut problems);
+    }
+    if !problems.0.is_empty() {
+        problems.0.sort();
+        return Err(problems.0);
+    }
+    Ok(Config {
+        path: path.to_owned(),
+        hash: hash.to_owned(),
+        lake: sections.lake,
+        kafka: sections.kafka,
+        ingest: sections.ingest,
+        windows,
+        models,
+        publish: sections.publish,
+        console: sections.console,
+        telemetry: sections.telemetry,
+    })
+}
+
+fn named<N: FromStr<Err: std::fmt::Display> + Ord, T>(
+    section: &str,
+    items: BTreeMap<String, T>,
+    problems: &mut Problems,
+) -> BTreeMap<N, T> {
+    let mut out = BTreeMap::new();
+    for (name, item) in items {
+        match name.parse() {
+            Ok(good) => drop(out.insert(good, item)),
+            Err(e) => problems.add(format!("{section}.{name}"), e.to_string()),
+        }
+    }
+    out
+}
+
+fn lake(lake: &Lake, problems: &mut Problems) {
+    if let Some((scheme, _)) = lake.url.split_once("://")
+        && !["file", "s3"].contains(&scheme)
+    {
+        problems.add("lake.url", format!("the scheme `{scheme}` is not supported; use a folder, file:// or s3://"));
+    }
+}
+
+fn kafka(kafka: &Kafka, problems: &mut Problems) {
+    for broker in kafka.brokers.split(',').map(str::trim) {
+        let port =
+            broker.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>().ok())?);
+        if port.is_none() {
+            problems.add("kafka.brokers", format!("`{broker}` is not HOST:PORT"));
+        }
+    }
+    for name in kafka.properties.keys().filter(|n| RESERVED.contains(&n.as_str())) {
+        problems.add(format!("kafka.properties.{name}"), "is set by Pelton, because its delivery promise rests on it");
+    }
+}
+
+fn topic(path: &str, name: &str, problems: &mut Problems) {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty() || name.len() > 249 || !name.chars().all(fine) || [".", ".."].contains(&name) {
+        problems.add(path, format!("`{name}` is not a topic name: 1 to 249 letters, digits, `.`, `_` and `-`"));
+    }
+}
+
+fn ingest(ingest: &Ingest, problems: &mut Problems) {
+    if ingest.topics.is_empty() && ingest.feedback_topics.is_empty() {
+        problems.add("ingest.topics", "names no topic; name at least one");
+    }
+    for (i, name) in ingest.topics.iter().enumerate() {
+        topic(&format!("ingest.topics.{i}"), name, problems);
+        if ingest.topics[..i].contains(name) {
+            problems.add(format!("ingest.topics.{i}"), format!("`{name}` stands here twice"));
+        }
+    }
+    for (i, name) in ingest.feedback_topics.iter().enumerate() {
+        topic(&format!("ingest.feedback_topics.{i}"), name, problems);
+        if ingest.topics.contains(name) {
+            problems.add(format!("ingest.feedback_topics.{i}"), format!("`{name}` is a topic of inference logs too"));
+        }
+    }
+    if let Some(name) = &ingest.dead_letter_topic {
+        topic("ingest.dead_letter_topic", name, problems);
+        if ingest.topics.contains(name) {
+            problems
+                .add("ingest.dead_letter_topic", format!("`{name}` is read too: dead letters would go round for ever"));
+        }
+    }
+    if ingest.batch_bytes_max > ingest.in_flight_bytes_max {
+        problems.add("ingest.batch_bytes_max", "is larger than ingest.in_flight_bytes_max: no batch would ever fill");
+    }
+}
+
+fn window(name: &WindowName, window: &Window, problems: &mut Problems) {
+    if window.prompts_min > window.prompts_max {
+        problems.add(
+            format!("windows.{name}.prompts_min"),
+            format!("{} is above prompts_max, {}", window.prompts_min, window.prompts_max),
+        );
+    }
+    if !window.sql.contains("$since") || !window.sql.contains("$until") {
+        problems.add(
+            format!("windows.{name}.sql"),
+            "lacks `$since` or `$until`; without both a cycle would take the same prompts again, \
+             such as: WHERE request_time >= $since AND request_time < $until",
+        );
+    }
+}
+
+fn model(name: &ModelName, model: &Model, windows: &BTreeMap<WindowName, Window>, problems: &mut Problems) {
+    let at = |field: &str| format!("models.{name}.{field}");
+    if !windows.keys().any(|w| w.as_str() == model.window) {
+        let known: Vec<&str> = windows.keys().map(WindowName::as_str).collect();
+        let known =
+            if known.is_empty() { "there is none".to_owned() } else { format!("there is {}", known.join(", ")) };
+        problems.add(at("window"), format!("there is no window `{}`; {known}", model.window));
+    }
+    if let Some(cron) = &model.schedule.cron
+        && let Err(e) = cron.parse::<croner::Cron>()
+    {
+        problems.add(at("schedule.cron"), format!("`{cron}` is not a cron expression of five fields: {e}"));
+    }
+    if model.lora.targets.is_empty() {
+        problems.add(at("lora.targets"), format!("names no layer; use some of {}", LORA_TARGETS.join(", ")));
+    }
+    for (i, target) in model.lora.targets.iter().enumerate() {
+        if !LORA_TARGETS.contains(&target.as_str()) {
+            problems
+                .add(at(&format!("lora.targets.{i}")), format!("`{target}` is none of {}", LORA_TARGETS.join(", ")));
+        }
+    }
+    if model.explore.temperatures.is_empty() {
+        problems.add(at("explore.temperatures"), "is empty; use [1.0] for plain sampling");
+    }
+    if model.score.sql.is_none() {
+        problems.add(at("score"), format!("names no scorer; add [models.{name}.score.sql]"));
+    }
+    if model.optimize.learning_rate <= 0.0 {
+        problems.add(at("optimize.learning_rate"), "must be above 0, such as 1e-4");
+    }
+}
