@@ -1,1 +1,41 @@
 //! Hugging Face folders to a differentiable decoder with LoRA, and generation.
+//!
+//! - [`Model`]: a base model with tokenizer and chat template ([`ModelConfig`], [`Weights`], [`ChatTemplate`])
+//! - [`Decoder`]: the network; frozen, with an adapter, or trainable as a whole
+//! - [`Decoder::generate`]: batched sampling with recorded log-probabilities
+//! - [`Decoder::logprobs`], [`Decoder::forward`]: log-probabilities of given completions, and their gradient
+//! - [`Lora`]: an adapter, to and from PEFT folders
+//! - [`AdamW`]: the optimiser
+//!
+//! Truth is Hugging Face transformers in f32. On the CPU the same inputs give the same bits, whatever the number of
+//! threads and whatever else is in a batch. Nothing here knows rewards, losses or tables.
+
+mod base;
+mod batch;
+mod chat;
+mod config;
+mod decoder;
+mod error;
+mod generate;
+mod linear;
+mod logprob;
+mod lora;
+pub mod ops;
+mod optim;
+mod peft;
+mod sample;
+mod weights;
+
+pub use base::Model;
+pub use batch::PromptGroup;
+pub use chat::{ChatMessage, ChatTemplate};
+pub use config::{Llama3Rope, ModelConfig, Rope, SUPPORTED_MODEL_TYPES};
+pub use decoder::Decoder;
+pub use error::{Error, Result};
+pub use generate::{Finish, Generated, GenerationOptions, GenerationRequest};
+pub use logprob::ForwardPass;
+pub use lora::{ALL_TARGETS, Lora, LoraConfig};
+pub use optim::{AdamW, AdamWConfig, StepReport};
+pub use peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
+pub use sample::{Draw, Sampling, argmax, draw};
+pub use weights::{Precision, Tensors, Weights, content_hash, read_safetensors, write_safetensors};

@@ -1,0 +1,170 @@
+//! A base model from a Hugging Face folder, with its tokenizer and chat template: what other stages hold.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use super::chat::{ChatMessage, ChatTemplate};
+use super::config::ModelConfig;
+use super::decoder::Decoder;
+use super::error::{Error, Result};
+use super::weights::{Weights, content_hash};
+
+/// A loaded base model. Its weights never change: adapters are applied by [`Decoder::with_adapter`].
+#[derive(Debug, Clone)]
+pub struct Model {
+    folder: PathBuf,
+    content_hash: String,
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    stop: Vec<u32>,
+}
+
+impl Model {
+    /// Loads `config.json`, the safetensors weights, `tokenizer.json` and, where there is one, the chat template.
+    ///
+    /// # Errors
+    /// Each names the file, the field or the tensor, and what would be right.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let config = read_config(folder)?;
+        let tokenizer = read_tokenizer(folder)?;
+        let settings = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
+        let template = read_template(folder, &settings)?;
+        let weights = Weights::read(folder, &config, device)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            content_hash: content_hash(folder)?,
+            decoder: Decoder::frozen(&config, &weights)?,
+            stop: stop_tokens(folder, &config)?,
+            tokenizer,
+            template,
+        })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ModelConfig {
+        self.decoder.config()
+    }
+
+    /// The frozen base: generates, scores, and takes adapters.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Where it was loaded from.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// SHA-256 over configuration and weights, in hexadecimal: an adapter belongs to the base with this hash.
+    pub fn content_hash(&self) -> &str {
+        &self.content_hash
+    }
+
+    /// The tokens that end an answer.
+    pub fn stop_tokens(&self) -> &[u32] {
+        &self.stop
+    }
+
+    /// The prompt of a conversation as tokens, up to where the assistant begins to answer.
+    ///
+    /// # Errors
+    /// [`Error::MissingChatTemplate`], [`Error::ChatTemplate`] and [`Error::Tokenizer`].
+    pub fn encode_chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>> {
+        let missing = || Error::MissingChatTemplate { folder: self.folder.clone() };
+        let text = self.template.as_ref().ok_or_else(missing)?.render(messages)?;
+        self.encode(&text)
+    }
+
+    /// A text as tokens, without adding special ones; those written in the text are recognised.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.tokenizer.encode(text, false).map_err(|e| self.tokenizer_error(&*e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of tokens, special tokens left out.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.tokenizer.decode(ids, true).map_err(|e| self.tokenizer_error(&*e))
+    }
+
+    fn tokenizer_error(&self, reason: &dyn std::error::Error) -> Error {
+        Error::Tokenizer { path: self.folder.join(TOKENIZER), reason: reason.to_string() }
+    }
+}
+
+const TOKENIZER: &str = "tokenizer.json";
+
+fn read_config(folder: &Path) -> Result<ModelConfig> {
+    let path = folder.join("config.json");
+    let text = fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+    ModelConfig::parse(&text, &path)
+}
+
+fn read_tokenizer(folder: &Path) -> Result<Tokenizer> {
+    let path = folder.join(TOKENIZER);
+    if !path.is_file() {
+        return Err(Error::MissingTokenizer { folder: folder.to_owned() });
+    }
+    Tokenizer::from_file(&path).map_err(|e| Error::Tokenizer { path, reason: e.to_string() })
+}
+
+fn read_template(folder: &Path, settings: &Value) -> Result<Option<ChatTemplate>> {
+    let path = folder.join("chat_template.jinja");
+    let source = if path.is_file() {
+        Some(fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?)
+    } else {
+        settings.get("chat_template").and_then(template_source)
+    };
+    let token = |name| settings.get(name).and_then(token_text);
+    source.map(|source| ChatTemplate::parse(source, folder, token("bos_token"), token("eos_token"))).transpose()
+}
+
+/// A template as it is, or the one called `default` of a list.
+fn template_source(value: &Value) -> Option<String> {
+    let named = |template: &&Value| template.get("name").and_then(Value::as_str) == Some("default");
+    match value {
+        Value::String(source) => Some(source.clone()),
+        Value::Array(list) => list.iter().find(named)?.get("template")?.as_str().map(str::to_owned),
+        _ => None,
+    }
+}
+
+/// A token as its text, or as an object that holds it.
+fn token_text(value: &Value) -> Option<String> {
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+}
+
+/// The end tokens of `config.json` and `generation_config.json` together: chat models list theirs in the latter only.
+fn stop_tokens(folder: &Path, config: &ModelConfig) -> Result<Vec<u32>> {
+    let mut stop = config.eos_token_ids.clone();
+    let generation = read_json(&folder.join("generation_config.json"))?.unwrap_or(Value::Null);
+    let ids = match generation.get("eos_token_id") {
+        Some(Value::Array(ids)) => ids.clone(),
+        Some(id) => vec![id.clone()],
+        None => Vec::new(),
+    };
+    stop.extend(ids.iter().filter_map(Value::as_u64).filter_map(|id| u32::try_from(id).ok()));
+    stop.sort_unstable();
+    stop.dedup();
+    Ok(stop)
+}
+
+/// A JSON file, where it exists.
+fn read_json(path: &Path) -> Result<Option<Value>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let json = |source| Error::Json { path: path.to_owned(), source };
+    serde_json::from_str(&text).map(Some).map_err(json)
+}

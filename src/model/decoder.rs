@@ -1,0 +1,253 @@
+//! The decoder: embedding, pre-norm layers of attention and SwiGLU, final norm, output layer; forward only.
+//!
+//! Options of [`ModelConfig`] tell the families apart. Works on packed rows (see `batch`), so that there is no padding
+//! and no mask. Never builds candle's graph: the gradient is the hand-written reverse in `backward`, checked in the
+//! tests against candle's autograd on slow operations and against Hugging Face.
+
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor};
+
+use super::batch::Batch;
+use super::config::ModelConfig;
+use super::error::Result;
+use super::linear::Linear;
+use super::lora::Lora;
+use super::ops::attention::{self, Heads, Rows};
+use super::ops::host::{Slice, matrix};
+use super::ops::rms_norm;
+use super::ops::rope::{Angles, Turn};
+use super::ops::swiglu;
+use super::weights::Weights;
+
+/// A model's weights, arranged to run. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    pub(super) config: ModelConfig,
+    pub(super) embedding: Tensor,
+    pub(super) layers: Vec<Layer>,
+    pub(super) norm: Tensor,
+    /// The output layer, `[vocabulary, hidden]`; the embedding itself where tied.
+    pub(super) head: Tensor,
+    pub(super) angles: std::sync::Arc<Angles>,
+    /// Whether the base weights themselves train.
+    pub(super) trains: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Layer {
+    pub(super) attention_norm: Tensor,
+    pub(super) qkv: Linear,
+    pub(super) output: Linear,
+    pub(super) mlp_norm: Tensor,
+    pub(super) gate_up: Linear,
+    pub(super) down: Linear,
+}
+
+/// What one layer's backward pass needs; all `[rows, …]`.
+pub(super) struct LayerTrace {
+    /// The residual stream that enters.
+    pub(super) x: Tensor,
+    /// Queries and keys after RoPE, values.
+    pub(super) qkv: Tensor,
+    /// The heads' outputs before the output projection.
+    pub(super) heads: Tensor,
+    /// Log-sum-exp of the attention scores, `[rows, heads]`.
+    pub(super) lse: Vec<f32>,
+    /// The residual stream between attention and feed-forward.
+    pub(super) middle: Tensor,
+    /// Gate and up before SwiGLU.
+    pub(super) gate_up: Tensor,
+}
+
+/// The residual stream after the last layer and its final norm, `[rows, hidden]` each.
+pub(super) struct Hidden {
+    pub(super) x: Tensor,
+    pub(super) normed: Tensor,
+}
+
+impl Decoder {
+    /// A decoder whose base weights never change: for generation, evaluation and LoRA.
+    ///
+    /// # Errors
+    /// [`super::Error::MissingTensor`] where `weights` were not made for `config`.
+    pub fn frozen(config: &ModelConfig, weights: &Weights) -> Result<Self> {
+        Self::new(config, weights, false)
+    }
+
+    /// A decoder whose every weight gets a gradient: for pre-training and full fine-tuning.
+    ///
+    /// # Errors
+    /// As [`Decoder::frozen`].
+    pub fn trainable(config: &ModelConfig, weights: &Weights) -> Result<Self> {
+        Self::new(config, weights, true)
+    }
+
+    /// The base of this decoder with an adapter added; only the adapter gets gradients. An adapter that was there
+    /// before is replaced, never stacked.
+    ///
+    /// # Errors
+    /// Only a failing device: that an adapter fits is checked where it is made or loaded.
+    pub fn with_adapter(&self, lora: &Lora) -> Result<Self> {
+        let mut adapted = Self { trains: false, ..self.clone() };
+        for layer in &mut adapted.layers {
+            for linear in [&mut layer.qkv, &mut layer.output, &mut layer.gate_up, &mut layer.down] {
+                *linear = linear.with_adapter(lora)?;
+            }
+        }
+        Ok(adapted)
+    }
+
+    /// The configuration that it was built from.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        self.embedding.device()
+    }
+
+    /// All logits of each sequence, `[tokens, vocabulary]` each: for comparisons and perplexity, not for training.
+    ///
+    /// # Errors
+    /// An empty sequence, an unknown token id, a sequence longer than the model's positions.
+    pub fn logits(&self, sequences: &[Vec<u32>]) -> Result<Vec<Tensor>> {
+        let groups: Vec<_> = sequences
+            .iter()
+            .map(|ids| super::batch::PromptGroup { prompt: ids.clone(), completions: Vec::new() })
+            .collect();
+        let batch = self.pack(&groups)?;
+        let logits = self.run_batch(&batch, None)?.normed.matmul(&self.head.t()?)?;
+        let rows = batch.spans.iter().map(|span| logits.narrow(0, span.queries.start, span.queries.len()));
+        Ok(rows.collect::<candle_core::Result<_>>()?)
+    }
+
+    pub(super) fn pack(&self, groups: &[super::batch::PromptGroup]) -> Result<Batch> {
+        Batch::pack(groups, self.config.vocab_size, self.angles.positions())
+    }
+
+    pub(super) fn heads(&self) -> Heads {
+        Heads { queries: self.config.heads, keys: self.config.kv_heads, dim: self.config.head_dim }
+    }
+
+    /// All layers over a packed batch; what the backward pass needs is left in `trace`.
+    pub(super) fn run_batch(&self, batch: &Batch, trace: Option<&mut Vec<LayerTrace>>) -> Result<Hidden> {
+        let heads = self.heads();
+        let attend = |_: usize, qkv: &[f32]| {
+            let rows = |offset| Rows { data: qkv, stride: heads.qkv_width(), offset };
+            let (k, v) = (heads.query_width(), heads.query_width() + heads.key_width());
+            attention::forward(rows(0), rows(k), rows(v), &batch.spans, heads)
+        };
+        self.run(&batch.ids, &batch.positions, attend, trace)
+    }
+
+    /// All layers over rows of tokens. `attend` gets a layer's number and its `[rows, qkv_width]` after RoPE, and gives
+    /// the heads' outputs and the log-sum-exp.
+    pub(super) fn run(
+        &self,
+        ids: &[u32],
+        positions: &[u32],
+        mut attend: impl FnMut(usize, &[f32]) -> (Vec<f32>, Vec<f32>),
+        mut trace: Option<&mut Vec<LayerTrace>>,
+    ) -> Result<Hidden> {
+        let eps = self.config.rms_norm_eps;
+        let ids = Tensor::new(ids, self.device())?;
+        let mut x = self.embedding.index_select(&ids, 0)?;
+        let mut normed = rms_norm::forward(&x, &self.layers[0].attention_norm, eps)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let qkv = self.rotate(layer.qkv.forward(&normed)?, positions)?;
+            let (heads, lse) = attend(index, &Slice::of(&qkv)?);
+            let heads = matrix(heads, self.heads().query_width(), self.device())?;
+            let attended = layer.output.forward(&heads)?;
+            let (middle, middle_normed) = rms_norm::add_forward(&x, &attended, &layer.mlp_norm, eps)?;
+            let gate_up = layer.gate_up.forward(&middle_normed)?;
+            let fed = layer.down.forward(&swiglu::forward(&gate_up)?)?;
+            let next_norm = self.layers.get(index + 1).map_or(&self.norm, |next| &next.attention_norm);
+            let (next, next_normed) = rms_norm::add_forward(&middle, &fed, next_norm, eps)?;
+            if let Some(trace) = trace.as_deref_mut() {
+                trace.push(LayerTrace { x, qkv, heads, lse, middle, gate_up });
+            }
+            (x, normed) = (next, next_normed);
+        }
+        Ok(Hidden { x, normed })
+    }
+
+    /// Turns queries and keys to their positions, in place where the rows are on the host.
+    fn rotate(&self, qkv: Tensor, positions: &[u32]) -> Result<Tensor> {
+        let turn = TurnRows {
+            angles: &self.angles,
+            width: self.heads().qkv_width(),
+            heads: self.config.heads + self.config.kv_heads,
+            positions,
+        };
+        if self.device().is_cpu() {
+            qkv.inplace_op1(&turn)?;
+            return Ok(qkv);
+        }
+        let mut rows = Slice::of(&qkv)?.to_vec();
+        turn.apply(&mut rows);
+        Ok(matrix(rows, turn.width, self.device())?)
+    }
+
+    fn new(config: &ModelConfig, weights: &Weights, trains: bool) -> Result<Self> {
+        let embedding = weights.get("model.embed_tokens.weight")?;
+        let head = if config.tie_word_embeddings { embedding.clone() } else { weights.get("lm_head.weight")? };
+        let layers = (0..config.layers).map(|index| Layer::new(weights, index, trains)).collect::<Result<_>>()?;
+        let frequencies = config.rope.inverse_frequencies(config.head_dim);
+        Ok(Self {
+            config: config.clone(),
+            embedding,
+            layers,
+            norm: weights.get("model.norm.weight")?,
+            head,
+            angles: Angles::new(&frequencies, config.max_position_embeddings).into(),
+            trains,
+        })
+    }
+}
+
+impl Layer {
+    fn new(weights: &Weights, index: usize, trains: bool) -> Result<Self> {
+        let module = |name: &str| format!("model.layers.{index}.{name}");
+        let linear = |names: &[&str]| {
+            let modules: Vec<String> = names.iter().map(|name| module(name)).collect();
+            Linear::new(weights, &modules, trains)
+        };
+        Ok(Self {
+            attention_norm: weights.get(&module("input_layernorm.weight"))?,
+            qkv: linear(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"])?,
+            output: linear(&["self_attn.o_proj"])?,
+            mlp_norm: weights.get(&module("post_attention_layernorm.weight"))?,
+            gate_up: linear(&["mlp.gate_proj", "mlp.up_proj"])?,
+            down: linear(&["mlp.down_proj"])?,
+        })
+    }
+}
+
+struct TurnRows<'a> {
+    angles: &'a Angles,
+    width: usize,
+    heads: usize,
+    positions: &'a [u32],
+}
+
+impl TurnRows<'_> {
+    fn apply(&self, rows: &mut [f32]) {
+        self.angles.turn(rows, self.width, self.heads, self.positions, Turn::Forward);
+    }
+}
+
+impl InplaceOp1 for TurnRows<'_> {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        match (storage, layout.contiguous_offsets()) {
+            (CpuStorage::F32(values), Some((start, end))) => {
+                self.apply(&mut values[start..end]);
+                Ok(())
+            }
+            _ => candle_core::bail!("rope needs contiguous f32 rows"),
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Batched sampling with a key-value cache: each prompt is computed once for all its samples, a finished sample's place
+//! goes to the next in the queue.
+//!
+//! A sample depends on its prompt, its seed and the options only: not on the other samples, nor on their order or
+//! number in a batch (each has its own generator; each row of each matrix product is summed in the same order).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use candle_core::Tensor;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use super::batch::{check_ids, check_length};
+use super::decoder::Decoder;
+use super::error::{Error, Result};
+use super::ops::attention::{self, Heads, Rows, Span};
+use super::ops::host::Slice;
+use super::sample::{Draw, Sampling, draw};
+
+/// A prompt and one seed for each sample that is wanted of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GenerationRequest {
+    /// Token ids; at least one.
+    pub prompt: Vec<u32>,
+    /// One a sample.
+    pub seeds: Vec<u64>,
+}
+
+/// How to sample, and when to stop.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerationOptions {
+    /// Divides the logits; 0 takes the most probable token.
+    pub temperature: f32,
+    /// Draws only from the smallest set of tokens whose probability reaches this; `None` draws from all.
+    pub top_p: Option<f32>,
+    /// Most tokens of a sample.
+    pub new_tokens_max: usize,
+    /// Tokens that end a sample.
+    pub stop: Vec<u32>,
+    /// Most samples computed at once.
+    pub rows_max: usize,
+}
+
+impl Default for GenerationOptions {
+    /// Temperature 1, no nucleus, 256 tokens, no stop tokens, 64 rows.
+    fn default() -> Self {
+        Self { temperature: 1.0, top_p: None, new_tokens_max: 256, stop: Vec::new(), rows_max: 64 }
+    }
+}
+
+/// One sampled completion.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generated {
+    /// The tokens, the stop token included where one was drawn.
+    pub tokens: Vec<u32>,
+    /// Each token's log-probability under the plain policy (temperature 1, no nucleus): what off-policy optimisers take.
+    pub logprobs: Vec<f32>,
+    /// Each token's log-probability under the distribution that it was drawn from (tempered, nucleus renormalised).
+    pub sampling_logprobs: Vec<f32>,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
+/// Why a sample ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// A stop token was drawn.
+    Stop,
+    /// The limit of tokens, or of the model's positions, was reached.
+    Length,
+}
+
+impl Decoder {
+    /// Samples completions: for each request one a seed, in the order of requests and seeds.
+    ///
+    /// # Errors
+    /// An empty prompt, an unknown token id, a prompt that fills the model's positions, options out of range.
+    pub fn generate(&self, requests: &[GenerationRequest], options: &GenerationOptions) -> Result<Vec<Vec<Generated>>> {
+        check(self, requests, options)?;
+        let mut done: Vec<Vec<Option<Generated>>> = requests.iter().map(|r| vec![None; r.seeds.len()]).collect();
+        let mut queue: VecDeque<usize> = (0..requests.len()).filter(|i| !requests[*i].seeds.is_empty()).collect();
+        let mut engine = Engine::new(self, options);
+        while !(queue.is_empty() && engine.idle()) {
+            engine.refill(requests, &mut queue)?;
+            for (request, sample, generated) in engine.step()? {
+                done[request][sample] = Some(generated);
+            }
+        }
+        let all = |samples: Vec<Option<Generated>>| samples.into_iter().flatten().collect();
+        Ok(done.into_iter().map(all).collect())
+    }
+}
+
+/// The samples in flight and their cached keys and values.
+struct Engine<'a> {
+    decoder: &'a Decoder,
+    options: &'a GenerationOptions,
+    cache: Cache,
+    rows: Vec<Row>,
+    /// Samples whose prompt is cached, but for which there was no place yet.
+    waiting: VecDeque<Row>,
+}
+
+/// One sample in flight.
+struct Row {
+    request: usize,
+    sample: usize,
+    rng: ChaCha8Rng,
+    generated: Generated,
+    /// The cache slots that it sees, in the order of positions.
+    slots: Vec<u32>,
+    /// The logits that its next token is drawn from are its own row's; before the first step, its prompt's.
+    prompt_logits: Option<std::sync::Arc<Vec<f32>>>,
+}
+
+impl<'a> Engine<'a> {
+    fn new(decoder: &'a Decoder, options: &'a GenerationOptions) -> Self {
+        let cache = Cache::new(decoder.config().layers, decoder.heads());
+        Self { decoder, options, cache, rows: Vec::new(), waiting: VecDeque::new() }
+    }
+
+    fn idle(&self) -> bool {
+        self.rows.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Fills free places with waiting samples, computing further prompts where there are none.
+    fn refill(&mut self, requests: &[GenerationRequest], queue: &mut VecDeque<usize>) -> Result<()> {
+        let mut free = self.options.rows_max - self.rows.len();
+        let mut next = Vec::new();
+        let mut found = self.waiting.len();
+        while found < free {
+            let Some(request) = queue.pop_front() else { break };
+            found += requests[request].seeds.len();
+            next.push(request);
+        }
+        self.prefill(requests, &next)?;
+        while free > 0 {
+            let Some(row) = self.waiting.pop_front() else { break };
+            self.rows.push(row);
+            free -= 1;
+        }
+        Ok(())
+    }
+
+    /// Computes prompts, one row a token, and queues their samples.
+    fn prefill(&mut self, requests: &[GenerationRequest], which: &[usize]) -> Result<()> {
+        if which.is_empty() {
+            return Ok(());
+        }
+        self.cache.compact(self.rows.iter_mut().chain(&mut self.waiting));
+        let (mut ids, mut positions, mut spans, mut last) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for request in which {
+            let prompt = &requests[*request].prompt;
+            let rows = ids.len()..ids.len() + prompt.len();
+            let keys = rows.clone().map(|row| (self.cache.slots + row) as u32).collect();
+            spans.push(Span { queries: rows, keys });
+            ids.extend(prompt);
+            positions.extend(0..prompt.len() as u32);
+            last.push(ids.len() as u32 - 1);
+        }
+        let logits = self.run(&ids, &positions, &spans, Some(&last))?;
+        let vocabulary = logits.len() / which.len();
+        for ((request, span), logits) in which.iter().zip(spans).zip(logits.chunks_exact(vocabulary)) {
+            let logits = std::sync::Arc::new(logits.to_vec());
+            for (sample, seed) in requests[*request].seeds.iter().enumerate() {
+                self.waiting.push_back(Row::new(*request, sample, *seed, span.keys.clone(), logits.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Draws one token for each row, takes out the rows that end, computes the others' next logits.
+    fn step(&mut self) -> Result<Vec<(usize, usize, Generated)>> {
+        let sampling = Sampling { temperature: self.options.temperature, top_p: self.options.top_p };
+        self.rows.par_iter_mut().for_each(|row| row.draw(sampling));
+        let positions_max = self.decoder.angles.positions();
+        let mut finished = Vec::new();
+        let mut going = Vec::with_capacity(self.rows.len());
+        for mut row in self.rows.drain(..) {
+            match row.finish(self.options, positions_max) {
+                Some(finish) => {
+                    row.generated.finish = finish;
+                    finished.push((row.request, row.sample, row.generated));
+                }
+                None => going.push(row),
+            }
+        }
+        self.rows = going;
+        self.decode()?;
+        Ok(finished)
+    }
+
+    /// Computes the logits after each row's last token.
+    fn decode(&mut self) -> Result<()> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let (mut ids, mut positions, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, row) in self.rows.iter_mut().enumerate() {
+            ids.extend(row.generated.tokens.last());
+            positions.push(row.slots.len() as u32);
+            row.slots.push((self.cache.slots + index) as u32);
+            // The list of slots is lent to the span and taken back below: it may be long.
+            spans.push(Span { queries: index..index + 1, keys: std::mem::take(&mut row.slots) });
+        }
+        let logits = self.run(&ids, &positions, &spans, None)?;
+        let vocabulary = self.decoder.config().vocab_size;
+        for ((row, span), logits) in self.rows.iter_mut().zip(spans).zip(logits.chunks_exact(vocabulary)) {
+            row.slots = span.keys;
+            row.prompt_logits = Some(std::sync::Arc::new(logits.to_vec()));
+        }
+        Ok(())
+    }
+
+    /// Runs rows whose keys take the next slots of the cache; logits of the rows in `pick`, or of all.
+    fn run(&mut self, ids: &[u32], positions: &[u32], spans: &[Span], pick: Option<&[u32]>) -> Result<Vec<f32>> {
+        let (decoder, heads) = (self.decoder, self.decoder.heads());
+        // A single row would take another path through the matrix product, with another order of summation: it is
+        // computed twice instead, so that a sample never depends on how many others are in flight.
+        if ids.len() == 1 {
+            let twice = |values: &[u32]| [values, values].concat();
+            let mut spans = spans.to_vec();
+            spans.push(Span { queries: 1..2, keys: spans[0].keys.clone() });
+            let pick = pick.map_or_else(|| vec![0, 0], <[u32]>::to_vec);
+            let mut logits = self.run(&twice(ids), &twice(positions), &spans, Some(&pick))?;
+            logits.truncate(decoder.config().vocab_size);
+            return Ok(logits);
+        }
+        let cache = &mut self.cache;
+        let attend = |layer: usize, qkv: &[f32]| {
+            cache.append(layer, qkv);
+            let q = Rows { data: qkv, stride: heads.qkv_width(), offset: 0 };
+            let (k, v) = cache.rows(layer);
+            attention::forward(q, k, v, spans, heads)
+        };
+        let hidden = decoder.run(ids, positions, attend, None)?;
+        self.cache.slots += ids.len();
+        let normed = match pick {
+            Some(rows) if rows.len() == 1 => {
+                hidden.normed.index_select(&Tensor::new(&[rows[0], rows[0]], decoder.device())?, 0)?
+            }
+            Some(rows) => hidden.normed.index_select(&Tensor::new(rows, decoder.device())?, 0)?,
+            None => hidden.normed,
+        };
+        let logits = normed.matmul(&decoder.head.t()?)?;
+        let mut logits = Slice::of(&logits)?.to_vec();
+        logits.truncate(pick.map_or(ids.len(), <[u32]>::len) * decoder.config().vocab_size);
+        Ok(logits)
+    }
+}
+
+impl Row {
+    fn new(request: usize, sample: usize, seed: u64, slots: Vec<u32>, logits: std::sync::Arc<Vec<f32>>) -> Self {
+        let generated = Generated {
+            tokens: Vec::new(),
+            logprobs: Vec::new(),
+            sampling_logprobs: Vec::new(),
+            finish: Finish::Length,
+        };
+        let rng = ChaCha8Rng::seed_from_u64(seed);
+        Self { request, sample, rng, generated, slots, prompt_logits: Some(logits) }
+    }
+
+    fn draw(&mut self, sampling: Sampling) {
+        if let Some(logits) = self.prompt_logits.take() {
+            let Draw { token, logprob, sampling_logprob } = draw(&logits, sampling, &mut self.rng);
+            self.generated.tokens.push(token);
+            self.generated.logprobs.push(logprob);
+            self.generated.sampling_logprobs.push(sampling_logprob);
+        }
+    }
+
+    fn finish(&self, options: &GenerationOptions, positions_max: usize) -> Option<Finish> {
+        let tokens = &self.generated.tokens;
+        if tokens.last().is_some_and(|token| options.stop.contains(token)) {
+            return Some(Finish::Stop);
+        }
+        let full = tokens.len() >= options.new_tokens_max || self.slots.len() >= positions_max;
+        full.then_some(Finish::Length)
+    }
+}
+
+/// Keys and values of every token computed so far, one slot a token, append-only.
+struct Cache {
+    layers: Vec<(Vec<f32>, Vec<f32>)>,
+    heads: Heads,
+    slots: usize,
+}
+
+impl Cache {
+    fn new(layers: usize, heads: Heads) -> Self {
+        Self { layers: vec![(Vec::new(), Vec::new()); layers], heads, slots: 0 }
+    }
+
+    /// Adds the keys and values of rows that hold queries, keys and values side by side.
+    fn append(&mut self, layer: usize, qkv: &[f32]) {
+        let (keys, values) = &mut self.layers[layer];
+        let (at, width) = (self.heads.query_width(), self.heads.key_width());
+        for row in qkv.chunks_exact(self.heads.qkv_width()) {
+            keys.extend_from_slice(&row[at..at + width]);
+            values.extend_from_slice(&row[at + width..at + 2 * width]);
+        }
+    }
+
+    fn rows(&self, layer: usize) -> (Rows<'_>, Rows<'_>) {
+        let (keys, values) = &self.layers[layer];
+        let rows = |data| Rows { data, stride: self.heads.key_width(), offset: 0 };
+        (rows(keys), rows(values))
+    }
+
+    /// Drops the slots that no row sees, once they are more than those that one does.
+    fn compact<'a>(&mut self, rows: impl Iterator<Item = &'a mut Row>) {
+        let rows: Vec<&mut Row> = rows.collect();
+        let mut moved: BTreeMap<u32, u32> = BTreeMap::new();
+        moved.extend(rows.iter().flat_map(|row| &row.slots).map(|slot| (*slot, 0)));
+        if moved.len() * 2 > self.slots {
+            return;
+        }
+        moved.values_mut().enumerate().for_each(|(to, slot)| *slot = to as u32);
+        let width = self.heads.key_width();
+        for (keys, values) in &mut self.layers {
+            for (from, to) in &moved {
+                let from = *from as usize * width;
+                keys.copy_within(from..from + width, *to as usize * width);
+                values.copy_within(from..from + width, *to as usize * width);
+            }
+            keys.truncate(moved.len() * width);
+            values.truncate(moved.len() * width);
+        }
+        self.slots = moved.len();
+        rows.into_iter().flat_map(|row| &mut row.slots).for_each(|slot| *slot = moved[slot]);
+    }
+}
+
+fn check(decoder: &Decoder, requests: &[GenerationRequest], options: &GenerationOptions) -> Result<()> {
+    let wrong = |what, found: String, expected: &str| Error::Argument { what, found, expected: expected.to_owned() };
+    if !(options.temperature.is_finite() && options.temperature >= 0.0) {
+        return Err(wrong("temperature", options.temperature.to_string(), "0 or a positive number"));
+    }
+    if let Some(top_p) = options.top_p.filter(|top_p| !(*top_p > 0.0 && *top_p <= 1.0)) {
+        return Err(wrong("top_p", top_p.to_string(), "above 0 and at most 1"));
+    }
+    if options.rows_max == 0 || options.new_tokens_max == 0 {
+        return Err(wrong("rows_max or new_tokens_max", "0".to_owned(), "at least 1"));
+    }
+    for request in requests {
+        if request.prompt.is_empty() {
+            return Err(wrong("length of a prompt", "0".to_owned(), "at least one token"));
+        }
+        check_ids(request.prompt.iter(), decoder.config().vocab_size)?;
+        // One position must be left for the first token.
+        check_length(request.prompt.len() + 1, decoder.angles.positions())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! Projections that read the same input, fused into one matrix product, with three ways to train: not at all, by the
+//! weight, by LoRA.
+//!
+//! LoRA (Hu et al. 2021) is applied by adding `α/r · B·A` to the weight once a step, not to every activation: one
+//! matrix product forward and one backward, as without an adapter. Its gradients need only two thin products:
+//! `dB = α/r · gᵀ·(x·Aᵀ)` and `dA = α/r · (g·B)ᵀ·x`, so that no gradient of a frozen weight is ever formed.
+
+use candle_core::Tensor;
+
+use super::error::Result;
+use super::lora::Lora;
+use super::weights::{Tensors, Weights};
+
+/// One or more projections of the same input, stacked by output rows.
+#[derive(Debug, Clone)]
+pub(super) struct Linear {
+    parts: Vec<Part>,
+    /// As loaded, `[out, in]`.
+    base: Tensor,
+    /// In effect: the base, or the base with the adapter added.
+    weight: Tensor,
+    trains: bool,
+}
+
+/// One projection by its Hugging Face module name, without `.weight`.
+#[derive(Debug, Clone)]
+struct Part {
+    module: String,
+    start: usize,
+    width: usize,
+    adapter: Option<Adapter>,
+}
+
+#[derive(Debug, Clone)]
+struct Adapter {
+    /// `[rank, in]`
+    a: Tensor,
+    /// `[out, rank]`
+    b: Tensor,
+    scale: f64,
+}
+
+impl Linear {
+    /// Stacks the projections of `modules`.
+    pub(super) fn new(weights: &Weights, modules: &[String], trains: bool) -> Result<Self> {
+        let mut parts = Vec::new();
+        let mut tensors = Vec::new();
+        let mut start = 0;
+        for module in modules {
+            let tensor = weights.get(&format!("{module}.weight"))?;
+            let width = tensor.dim(0)?;
+            parts.push(Part { module: module.clone(), start, width, adapter: None });
+            tensors.push(tensor);
+            start += width;
+        }
+        let base = if tensors.len() == 1 { tensors.swap_remove(0) } else { Tensor::cat(&tensors, 0)? };
+        Ok(Self { parts, weight: base.clone(), base, trains })
+    }
+
+    /// The same projections with an adapter added; the base stays shared and untouched.
+    pub(super) fn with_adapter(&self, lora: &Lora) -> Result<Self> {
+        let mut adapted = Self { weight: self.base.clone(), trains: false, ..self.clone() };
+        let mut rows = Vec::new();
+        let mut touched = false;
+        for part in &mut adapted.parts {
+            let base = self.base.narrow(0, part.start, part.width)?;
+            part.adapter = lora.matrices(&part.module).map(|(a, b)| Adapter { a, b, scale: lora.config.scale() });
+            touched |= part.adapter.is_some();
+            rows.push(match &part.adapter {
+                Some(adapter) => (base + adapter.b.matmul(&adapter.a)?.affine(adapter.scale, 0.0)?)?,
+                None => base,
+            });
+        }
+        if touched {
+            adapted.weight = if rows.len() == 1 { rows.swap_remove(0) } else { Tensor::cat(&rows, 0)? };
+        }
+        Ok(adapted)
+    }
+
+    /// `x [n, in]` to `[n, out]`.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.matmul(&self.weight.t()?)?)
+    }
+
+    /// The gradient with respect to the input, `[n, in]`, given the one of the output, `[n, out]`.
+    pub(super) fn input_gradient(&self, dy: &Tensor) -> Result<Tensor> {
+        Ok(dy.matmul(&self.weight)?)
+    }
+
+    /// Whether [`Linear::parameter_gradients`] would give anything.
+    pub(super) fn has_parameters(&self) -> bool {
+        self.trains || self.parts.iter().any(|part| part.adapter.is_some())
+    }
+
+    /// Adds the gradients of whatever trains here to `gradients`, given input and gradient of the output.
+    pub(super) fn parameter_gradients(&self, x: &Tensor, dy: &Tensor, gradients: &mut Tensors) -> Result<()> {
+        if self.trains {
+            let dweight = dy.t()?.matmul(x)?;
+            for part in &self.parts {
+                let own = dweight.narrow(0, part.start, part.width)?.contiguous()?;
+                gradients.insert(format!("{}.weight", part.module), own);
+            }
+        }
+        for part in &self.parts {
+            if let Some(adapter) = &part.adapter {
+                let dy = dy.narrow(1, part.start, part.width)?;
+                let da = dy.matmul(&adapter.b)?.t()?.matmul(x)?.affine(adapter.scale, 0.0)?;
+                let db = dy.t()?.matmul(&x.matmul(&adapter.a.t()?)?)?.affine(adapter.scale, 0.0)?;
+                gradients.insert(Lora::name_a(&part.module), da);
+                gradients.insert(Lora::name_b(&part.module), db);
+            }
+        }
+        Ok(())
+    }
+}

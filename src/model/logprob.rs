@@ -1,0 +1,245 @@
+//! Log-probabilities of given completions, and their gradient.
+//!
+//! [`Decoder::logprobs`] gives numbers; [`Decoder::forward`] keeps what the gradient needs. The caller forms a scalar
+//! loss from [`ForwardPass::tokens`] with candle's operations (or the loss's own derivative by hand), and
+//! [`ForwardPass::backward`] carries it on to the adapter, or to the weights of a trainable decoder. The network itself
+//! is never in candle's graph.
+
+use std::ops::Range;
+
+use candle_core::{Tensor, Var};
+
+use super::batch::{Batch, PromptGroup};
+use super::decoder::{Decoder, Hidden, LayerTrace};
+use super::error::{Error, Result};
+use super::ops::attention::{self, Saved};
+use super::ops::head;
+use super::ops::host::{Slice, matrix};
+use super::ops::rms_norm;
+use super::ops::rope::Turn;
+use super::ops::swiglu;
+use super::weights::Tensors;
+
+/// Log-probabilities of completions, and what carries a gradient back from them.
+pub struct ForwardPass<'a> {
+    decoder: &'a Decoder,
+    batch: Batch,
+    trace: Vec<LayerTrace>,
+    hidden: Hidden,
+    lse: Vec<f32>,
+    temperature: f32,
+    tokens: Var,
+}
+
+impl Decoder {
+    /// The log-probability of every completion token under `softmax(logits / temperature)`: one list a completion, in
+    /// the order of the groups and their completions.
+    ///
+    /// # Errors
+    /// An empty prompt, an unknown token id, a sequence longer than the model's positions, a temperature that is not
+    /// positive.
+    pub fn logprobs(&self, groups: &[PromptGroup], temperature: f32) -> Result<Vec<Vec<f32>>> {
+        let batch = self.pack(groups)?;
+        let hidden = self.run_batch(&batch, None)?;
+        let (tokens, _) = self.score(&batch, &hidden, temperature)?;
+        Ok(batch.completions.iter().map(|range| tokens[range.clone()].to_vec()).collect())
+    }
+
+    /// As [`Decoder::logprobs`], ready for a gradient.
+    ///
+    /// # Errors
+    /// As [`Decoder::logprobs`].
+    pub fn forward(&self, groups: &[PromptGroup], temperature: f32) -> Result<ForwardPass<'_>> {
+        let batch = self.pack(groups)?;
+        let mut trace = Vec::with_capacity(self.config.layers);
+        let hidden = self.run_batch(&batch, Some(&mut trace))?;
+        let (tokens, lse) = self.score(&batch, &hidden, temperature)?;
+        let tokens = Var::from_vec(tokens, batch.targets.len(), self.device())?;
+        Ok(ForwardPass { decoder: self, batch, trace, hidden, lse, temperature, tokens })
+    }
+
+    fn score(&self, batch: &Batch, hidden: &Hidden, temperature: f32) -> Result<(Vec<f32>, Vec<f32>)> {
+        if !(temperature.is_finite() && temperature > 0.0) {
+            let expected = "a positive number".to_owned();
+            return Err(Error::Argument { what: "temperature", found: temperature.to_string(), expected });
+        }
+        let rows = pick(&hidden.normed, &batch.predictors)?;
+        Ok(head::forward(&rows, &self.head, &batch.targets, temperature)?)
+    }
+}
+
+impl ForwardPass<'_> {
+    /// The log-probability of every completion token, `[tokens]`: all completions one after the other. A leaf of
+    /// candle's graph: form the loss from it.
+    pub fn tokens(&self) -> &Tensor {
+        self.tokens.as_tensor()
+    }
+
+    /// Where each completion's tokens stand in [`ForwardPass::tokens`].
+    pub fn completions(&self) -> &[Range<usize>] {
+        &self.batch.completions
+    }
+
+    /// The log-probability of every completion, `[completions]`: the sum of its tokens', differentiable.
+    ///
+    /// # Errors
+    /// Only a failing device.
+    pub fn sequences(&self) -> Result<Tensor> {
+        let completions = self.completions().iter().enumerate();
+        let owners: Vec<u32> = completions.flat_map(|(i, range)| std::iter::repeat_n(i as u32, range.len())).collect();
+        let owners = Tensor::from_vec(owners, self.batch.targets.len(), self.decoder.device())?;
+        let zeros = Tensor::zeros(self.completions().len(), self.tokens().dtype(), self.decoder.device())?;
+        Ok(zeros.index_add(&owners, self.tokens(), 0)?)
+    }
+
+    /// The gradient of a scalar loss formed from [`ForwardPass::tokens`], by parameter name.
+    ///
+    /// # Errors
+    /// A loss that does not depend on the tokens, or a failing device.
+    pub fn backward(self, loss: &Tensor) -> Result<Tensors> {
+        let store = loss.backward()?;
+        let Some(dtokens) = store.get(self.tokens()) else {
+            let (found, expected) = ("independent of them".to_owned(), "formed from tokens()".to_owned());
+            return Err(Error::Argument { what: "loss of log-probabilities", found, expected });
+        };
+        let dtokens = Slice::of(dtokens)?.to_vec();
+        self.backward_from(&dtokens)
+    }
+
+    /// The gradient, given the loss's derivative by each token's log-probability.
+    ///
+    /// # Errors
+    /// Another number of values than tokens, or a failing device.
+    pub fn backward_from(mut self, dtokens: &[f32]) -> Result<Tensors> {
+        if dtokens.len() != self.batch.targets.len() {
+            let (found, expected) = (dtokens.len().to_string(), self.batch.targets.len().to_string());
+            return Err(Error::Argument { what: "number of token gradients", found, expected });
+        }
+        let mut gradients = Tensors::new();
+        let mut dx = self.head_backward(dtokens, &mut gradients)?;
+        for index in (0..self.decoder.layers.len()).rev() {
+            // The layer's trace is dropped as soon as it has been used: memory falls while the gradient rises.
+            let Some(trace) = self.trace.pop() else { break };
+            match self.layer_backward(index, trace, dx, &mut gradients)? {
+                Some(next) => dx = next,
+                None => return Ok(gradients),
+            }
+        }
+        self.embedding_backward(&dx, &mut gradients)?;
+        Ok(gradients)
+    }
+
+    /// Output layer and final norm: the gradient that reaches the residual stream, `[rows, hidden]`.
+    fn head_backward(&self, dtokens: &[f32], gradients: &mut Tensors) -> Result<Tensor> {
+        let (decoder, batch) = (self.decoder, &self.batch);
+        let eps = decoder.config.rms_norm_eps;
+        let x = pick(&self.hidden.x, &batch.predictors)?;
+        let of = head::Backward {
+            hidden: &pick(&self.hidden.normed, &batch.predictors)?,
+            weight: &decoder.head,
+            targets: &batch.targets,
+            temperature: self.temperature,
+            lse: &self.lse,
+            weight_gradient: decoder.trains,
+        };
+        let (dnormed, dhead) = head::backward(of, dtokens)?;
+        if let Some(dhead) = dhead {
+            gradients.insert(decoder.head_name().to_owned(), dhead);
+            gradients.insert("model.norm.weight".to_owned(), rms_norm::backward_weight(&x, eps, &dnormed)?);
+        }
+        let picked = rms_norm::backward(&x, &decoder.norm, eps, &dnormed, None)?;
+        scatter_add(&picked, &batch.predictors, batch.ids.len())
+    }
+
+    /// One layer: the gradient of its input, given the one of its output. `None` where nothing below it trains.
+    fn layer_backward(
+        &self,
+        index: usize,
+        trace: LayerTrace,
+        dx: Tensor,
+        gradients: &mut Tensors,
+    ) -> Result<Option<Tensor>> {
+        let (decoder, layer) = (self.decoder, &self.decoder.layers[index]);
+        let eps = decoder.config.rms_norm_eps;
+        let norm_name = |name: &str| format!("model.layers.{index}.{name}.weight");
+
+        if layer.down.has_parameters() {
+            layer.down.parameter_gradients(&swiglu::forward(&trace.gate_up)?, &dx, gradients)?;
+        }
+        let dgate_up = swiglu::backward(&trace.gate_up, &layer.down.input_gradient(&dx)?)?;
+        if layer.gate_up.has_parameters() {
+            let normed = rms_norm::forward(&trace.middle, &layer.mlp_norm, eps)?;
+            layer.gate_up.parameter_gradients(&normed, &dgate_up, gradients)?;
+        }
+        let dnormed = layer.gate_up.input_gradient(&dgate_up)?;
+        if decoder.trains {
+            let dweight = rms_norm::backward_weight(&trace.middle, eps, &dnormed)?;
+            gradients.insert(norm_name("post_attention_layernorm"), dweight);
+        }
+        let dmiddle = rms_norm::backward(&trace.middle, &layer.mlp_norm, eps, &dnormed, Some(&dx))?;
+
+        if layer.output.has_parameters() {
+            layer.output.parameter_gradients(&trace.heads, &dmiddle, gradients)?;
+        }
+        let dqkv = self.attention_backward(&trace, &layer.output.input_gradient(&dmiddle)?)?;
+        if layer.qkv.has_parameters() {
+            let normed = rms_norm::forward(&trace.x, &layer.attention_norm, eps)?;
+            layer.qkv.parameter_gradients(&normed, &dqkv, gradients)?;
+        }
+        if index == 0 && !decoder.trains {
+            return Ok(None);
+        }
+        let dnormed = layer.qkv.input_gradient(&dqkv)?;
+        if decoder.trains {
+            let dweight = rms_norm::backward_weight(&trace.x, eps, &dnormed)?;
+            gradients.insert(norm_name("input_layernorm"), dweight);
+        }
+        Ok(Some(rms_norm::backward(&trace.x, &layer.attention_norm, eps, &dnormed, Some(&dmiddle))?))
+    }
+
+    /// Attention and RoPE: the gradient of the projections' output, `[rows, qkv_width]`.
+    fn attention_backward(&self, trace: &LayerTrace, dheads: &Tensor) -> Result<Tensor> {
+        let (decoder, batch, heads) = (self.decoder, &self.batch, self.decoder.heads());
+        let (qkv, out, dheads) = (Slice::of(&trace.qkv)?, Slice::of(&trace.heads)?, Slice::of(dheads)?);
+        let saved = Saved { qkv: &qkv, out: &out, lse: &trace.lse };
+        let mut dqkv = attention::backward(saved, &dheads, &batch.spans, &batch.families, heads);
+        let turned = heads.queries + heads.keys;
+        decoder.angles.turn(&mut dqkv, heads.qkv_width(), turned, &batch.positions, Turn::Backward);
+        Ok(matrix(dqkv, heads.qkv_width(), decoder.device())?)
+    }
+
+    fn embedding_backward(&self, dx: &Tensor, gradients: &mut Tensors) -> Result<()> {
+        let name = "model.embed_tokens.weight";
+        let dembedding = scatter_add(dx, &self.batch.ids, self.decoder.config.vocab_size)?;
+        let total = match gradients.remove(name) {
+            Some(from_head) => (from_head + dembedding)?,
+            None => dembedding,
+        };
+        gradients.insert(name.to_owned(), total);
+        Ok(())
+    }
+}
+
+impl Decoder {
+    fn head_name(&self) -> &'static str {
+        if self.config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" }
+    }
+}
+
+/// The given rows of a matrix, in the given order.
+fn pick(matrix: &Tensor, rows: &[u32]) -> Result<Tensor> {
+    Ok(matrix.index_select(&Tensor::new(rows, matrix.device())?, 0)?)
+}
+
+/// A matrix of `height` rows to which each row of `values` is added at its index, in order.
+fn scatter_add(values: &Tensor, rows: &[u32], height: usize) -> Result<Tensor> {
+    let width = values.dim(1)?;
+    let mut out = vec![0f32; height * width];
+    for (value, row) in Slice::of(values)?.chunks_exact(width).zip(rows) {
+        let at = *row as usize * width;
+        for (out, value) in out[at..at + width].iter_mut().zip(value) {
+            *out += value;
+        }
+    }
+    Ok(matrix(out, width, values.device())?)
+}

@@ -1,0 +1,183 @@
+//! Causal attention with grouped key heads over packed rows, and its gradient.
+//!
+//! Rows of all sequences stand in one matrix without padding. A [`Span`] is a run of query rows with the list of key
+//! rows that the last of them sees; earlier ones see correspondingly fewer. One form serves all: a prompt, a completion
+//! that also sees its prompt's rows (computed once for all completions), a decode step over cached keys. No mask and no
+//! `[T, T]` matrix exists; only the log-sum-exp of each row and head is kept for the backward pass, which forms the
+//! probabilities again (Dao et al. 2022, without the tiling that short rows do not need).
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::math::{add_scaled, dot, exp, max, sum};
+
+/// Consecutive query rows and the key rows that they see: query `i` of `n` sees all keys but the last `n - 1 - i`.
+#[derive(Debug, Clone)]
+pub struct Span {
+    /// Rows of the query matrix.
+    pub queries: Range<usize>,
+    /// Rows of the key and value matrices, in the order of their positions.
+    pub keys: Vec<u32>,
+}
+
+/// The number and width of heads.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads {
+    /// Query heads.
+    pub queries: usize,
+    /// Key and value heads; divides `queries`.
+    pub keys: usize,
+    /// Channels of a head.
+    pub dim: usize,
+}
+
+impl Heads {
+    /// Width of a row that holds queries, keys and values side by side.
+    pub fn qkv_width(&self) -> usize {
+        (self.queries + 2 * self.keys) * self.dim
+    }
+
+    /// Width of all query heads.
+    pub fn query_width(&self) -> usize {
+        self.queries * self.dim
+    }
+
+    /// Width of all key heads.
+    pub fn key_width(&self) -> usize {
+        self.keys * self.dim
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.dim as f32).sqrt()
+    }
+}
+
+/// Equally spaced rows inside a larger matrix: row `i` begins at `offset + i * stride`.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// The matrix.
+    pub data: &'a [f32],
+    /// Values from one row to the next.
+    pub stride: usize,
+    /// Where the first row begins.
+    pub offset: usize,
+}
+
+impl<'a> Rows<'a> {
+    #[inline(always)]
+    fn part(&self, row: usize, column: usize, width: usize) -> &'a [f32] {
+        let at = self.offset + row * self.stride + column;
+        &self.data[at..at + width]
+    }
+}
+
+/// Attention of queries over keys and values.
+///
+/// `spans` cover the query rows in order and without gaps. Returns the output `[n, heads · dim]` and the log-sum-exp of
+/// the scaled scores `[n, heads]`.
+pub fn forward(q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, spans: &[Span], heads: Heads) -> (Vec<f32>, Vec<f32>) {
+    let rows = spans.last().map_or(0, |span| span.queries.end);
+    let (mut out, mut lse) = (vec![0f32; rows * heads.query_width()], vec![0f32; rows * heads.queries]);
+    let lengths = || spans.iter().map(|span| span.queries.len());
+    let outs = split(&mut out, lengths().map(|n| n * heads.query_width()));
+    let lses = split(&mut lse, lengths().map(|n| n * heads.queries));
+    spans.par_iter().zip(outs).zip(lses).for_each(|((span, out), lse)| span_forward(q, k, v, span, heads, out, lse));
+    (out, lse)
+}
+
+fn span_forward(q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, span: &Span, heads: Heads, out: &mut [f32], lse: &mut [f32]) {
+    let (dim, scale, group) = (heads.dim, heads.scale(), heads.queries / heads.keys);
+    let mut scores = vec![0f32; span.keys.len()];
+    for head in 0..heads.queries {
+        let (q_column, kv_column) = (head * dim, head / group * dim);
+        for (i, row) in span.queries.clone().enumerate() {
+            let seen = span.keys.len() - (span.queries.len() - 1 - i);
+            let (query, scores) = (q.part(row, q_column, dim), &mut scores[..seen]);
+            for (score, key) in scores.iter_mut().zip(&span.keys) {
+                *score = dot(query, k.part(*key as usize, kv_column, dim)) * scale;
+            }
+            let largest = max(scores);
+            scores.iter_mut().for_each(|score| *score = exp(*score - largest));
+            let total = sum(scores);
+            let at = i * heads.query_width() + q_column;
+            let out = &mut out[at..at + dim];
+            for (score, key) in scores.iter().zip(&span.keys) {
+                add_scaled(out, *score, v.part(*key as usize, kv_column, dim));
+            }
+            out.iter_mut().for_each(|value| *value /= total);
+            lse[i * heads.queries + head] = largest + total.ln();
+        }
+    }
+}
+
+/// What the backward pass needs from the forward pass; keys and values are rows of the same matrix as the queries.
+#[derive(Debug, Clone, Copy)]
+pub struct Saved<'a> {
+    /// Queries, keys and values side by side, `[n, qkv_width]`.
+    pub qkv: &'a [f32],
+    /// The output, `[n, heads · dim]`.
+    pub out: &'a [f32],
+    /// The log-sum-exp, `[n, heads]`.
+    pub lse: &'a [f32],
+}
+
+/// The gradient with respect to `qkv`, `[n, qkv_width]`, given the one of the output.
+///
+/// `families` are runs of spans whose keys lie within their own query rows: they share no row, so that they run in
+/// parallel and the result does not depend on it.
+pub fn backward(saved: Saved<'_>, dout: &[f32], spans: &[Span], families: &[Range<usize>], heads: Heads) -> Vec<f32> {
+    let width = heads.qkv_width();
+    let mut dqkv = vec![0f32; saved.qkv.len()];
+    let rows = |family: &Range<usize>| spans[family.start].queries.start..spans[family.end - 1].queries.end;
+    let parts = split(&mut dqkv, families.iter().map(|family| rows(family).len() * width));
+    families.par_iter().zip(parts).for_each(|(family, dqkv)| {
+        let first = rows(family).start;
+        for span in &spans[family.clone()] {
+            span_backward(saved, dout, span, heads, dqkv, first);
+        }
+    });
+    dqkv
+}
+
+fn span_backward(saved: Saved<'_>, dout: &[f32], span: &Span, heads: Heads, dqkv: &mut [f32], first: usize) {
+    let (dim, scale, group, width) = (heads.dim, heads.scale(), heads.queries / heads.keys, heads.qkv_width());
+    let rows = |offset| Rows { data: saved.qkv, stride: width, offset };
+    let (q, k, v) = (rows(0), rows(heads.query_width()), rows(heads.query_width() + heads.key_width()));
+    let outs = |data| Rows { data, stride: heads.query_width(), offset: 0 };
+    let (out, dout) = (outs(saved.out), outs(dout));
+    let mut dquery = vec![0f32; dim];
+    for head in 0..heads.queries {
+        let (q_column, kv_column) = (head * dim, head / group * dim);
+        for (i, row) in span.queries.clone().enumerate() {
+            let seen = span.keys.len() - (span.queries.len() - 1 - i);
+            let (query, dout) = (q.part(row, q_column, dim), dout.part(row, q_column, dim));
+            let lse = saved.lse[row * heads.queries + head];
+            let delta = dot(dout, out.part(row, q_column, dim));
+            dquery.fill(0.0);
+            for key in &span.keys[..seen] {
+                let key = *key as usize;
+                let key_values = k.part(key, kv_column, dim);
+                let p = exp(dot(query, key_values) * scale - lse);
+                let ds = p * (dot(dout, v.part(key, kv_column, dim)) - delta) * scale;
+                let at = (key - first) * width + heads.query_width() + kv_column;
+                add_scaled(&mut dqkv[at..at + dim], ds, query);
+                let at = at + heads.key_width();
+                add_scaled(&mut dqkv[at..at + dim], p, dout);
+                add_scaled(&mut dquery, ds, key_values);
+            }
+            let at = (row - first) * width + q_column;
+            dqkv[at..at + dim].copy_from_slice(&dquery);
+        }
+    }
+}
+
+fn split(mut values: &mut [f32], lengths: impl Iterator<Item = usize>) -> Vec<&mut [f32]> {
+    let mut parts = Vec::new();
+    for length in lengths {
+        let (part, rest) = values.split_at_mut(length);
+        parts.push(part);
+        values = rest;
+    }
+    parts
+}
