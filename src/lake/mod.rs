@@ -1,1 +1,129 @@
-//! Batches to Delta commits that carry the Kafka offsets; owns every table.
+//! Batches to Delta commits; owns every table.
+//!
+//! - [`Lake`] opens or creates the tables at a URL, appends domain values to the low-rate ones, reads them back, and
+//!   hands out DataFusion providers of any table at any version.
+//! - [`Lake::maintain`] writes checkpoints and cleans the log up, off the path of commits.
+//!
+//! Nothing but this module knows Delta. It never deletes a row, and never moves an offset without the rows before it.
+
+mod append;
+mod column;
+mod durable;
+mod error;
+mod log;
+mod maintain;
+mod read;
+mod store;
+mod table;
+mod tables;
+
+pub use column::{Column, Kind};
+pub use error::{Error, Result};
+pub use maintain::Maintained;
+pub use store::Store;
+pub use table::{TableName, UnknownTable};
+pub use tables::dead_letter::DeadLetterBuilder;
+pub use tables::feedback::FeedbackBuilder;
+pub use tables::inference_log::InferenceLogBuilder;
+
+use crate::config;
+use arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
+use deltalake::DeltaTable;
+use object_store::ObjectStore;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use tokio::sync::{Mutex, MutexGuard};
+use url::Url;
+use uuid::Uuid;
+
+/// The lake: a cheap handle that all parts of a process share.
+#[derive(Debug, Clone)]
+pub struct Lake {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    tables: BTreeMap<TableName, Mutex<DeltaTable>>,
+    /// Names this process in the `txn` of its appends, so that an append whose answer was lost is not repeated.
+    writer: Uuid,
+    appends: AtomicI64,
+}
+
+impl Lake {
+    /// Opens the lake that the configuration names, and creates the tables that it lacks.
+    ///
+    /// # Errors
+    /// [`Error::Url`] or [`Error::Store`] where the URL or its options are wrong, [`Error::Table`] where the store cannot
+    /// be reached or a log cannot be read.
+    pub async fn open(config: &config::Lake) -> Result<Self> {
+        let store = Store::open(config)?;
+        let opened = TableName::ALL.map(|name| log::open_or_create(&store, name));
+        let tables = futures::future::try_join_all(opened).await?;
+        let tables = TableName::ALL.into_iter().zip(tables.into_iter().map(Mutex::new)).collect();
+        Ok(Self { inner: Arc::new(Inner { store, tables, writer: Uuid::now_v7(), appends: AtomicI64::new(1) }) })
+    }
+
+    /// The lake's URL, with a slash at its end.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.inner.store.url
+    }
+
+    /// The store that the lake lives in and the URL under which a DataFusion session has to know it.
+    #[must_use]
+    pub fn object_store(&self) -> (Url, Arc<dyn ObjectStore>) {
+        let mut root = self.inner.store.url.clone();
+        root.set_path("/");
+        (root, self.inner.store.root.clone())
+    }
+
+    /// A table as DataFusion reads it: its newest version, or the one given.
+    ///
+    /// # Errors
+    /// [`Error::NoVersion`] where the table has no such version, [`Error::Table`] where its log cannot be read.
+    pub async fn provider(&self, name: TableName, version: Option<i64>) -> Result<Arc<dyn TableProvider>> {
+        let table = match version {
+            None => self.fresh(name).await?.clone(),
+            Some(version) => self.at_version(name, version).await?,
+        };
+        table.table_provider().await.map_err(Error::query(name))
+    }
+
+    /// The table's newest version.
+    ///
+    /// # Errors
+    /// [`Error::Table`] where its log cannot be read.
+    pub async fn version(&self, name: TableName) -> Result<i64> {
+        Ok(log::version_of(&*self.fresh(name).await?))
+    }
+
+    /// The table's Arrow schema as it is declared.
+    #[must_use]
+    pub fn schema(&self, name: TableName) -> SchemaRef {
+        name.arrow_schema()
+    }
+
+    async fn at_version(&self, name: TableName, version: i64) -> Result<DeltaTable> {
+        let newest = self.version(name).await?;
+        let wanted = u64::try_from(version).ok().filter(|_| version <= newest);
+        let wanted = wanted.ok_or(Error::NoVersion { table: name, version, newest })?;
+        let mut table = log::unloaded(&self.inner.store, name)?;
+        table.load_version(wanted).await.map_err(Error::table(name, "load the version"))?;
+        Ok(table)
+    }
+
+    fn slot(&self, name: TableName) -> &Mutex<DeltaTable> {
+        self.inner.tables.get(&name).expect("every table was opened")
+    }
+
+    /// The shared table, brought up to its newest version.
+    async fn fresh(&self, name: TableName) -> Result<MutexGuard<'_, DeltaTable>> {
+        let mut table = self.slot(name).lock().await;
+        table.update_state().await.map_err(Error::table(name, "read the log"))?;
+        Ok(table)
+    }
+}

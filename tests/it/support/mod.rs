@@ -1,1 +1,3 @@
 //! Builders that the tests share.
+
+pub mod lake;

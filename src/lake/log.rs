@@ -1,0 +1,112 @@
+//! The few operations on a table's log that everything else is made of.
+
+use super::column::Column;
+use super::error::{Error, Result};
+use super::store::Store;
+use super::table::TableName;
+use arrow::array::RecordBatch;
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
+use deltalake::kernel::{Action, Add, Transaction};
+use deltalake::parquet::basic::{Compression, ZstdLevel};
+use deltalake::parquet::file::properties::WriterProperties;
+use deltalake::protocol::{DeltaOperation, OutputMode, SaveMode};
+use deltalake::writer::{DeltaWriter, RecordBatchWriter};
+use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+
+/// How long versions can be read back. Clean-up is a task of ours, never part of a commit.
+const LOG_RETENTION: &str = "interval 7 days";
+/// Commits that lost the race to another writer try again at the next version this often.
+const COMMIT_RETRIES_MAX: usize = 100;
+/// A file that reaches this size is closed and the next begun.
+const FILE_BYTES_TARGET: u64 = 128 * 1024 * 1024;
+
+/// A handle on a table whose log is not read yet.
+pub(super) fn unloaded(store: &Store, name: TableName) -> Result<DeltaTable> {
+    let url = store.folder(&format!("tables/{name}"));
+    DeltaTableBuilder::from_url(url.clone())
+        .and_then(|builder| builder.with_storage_backend(store.root.clone(), url).build())
+        .map_err(Error::table(name, "reach the store"))
+}
+
+/// Loads a table, and creates it where there is none. Two processes may do so at once: one of them creates it.
+pub(super) async fn open_or_create(store: &Store, name: TableName) -> Result<DeltaTable> {
+    let mut table = unloaded(store, name)?;
+    let exists = table.verify_deltatable_existence().await.map_err(Error::table(name, "reach the store"))?;
+    let created = if exists { Ok(()) } else { create(&table, name).await };
+    // Whoever lost the race to create it finds it now; anything else is told by the error of the creation.
+    match (table.load().await, created) {
+        (Ok(()), _) => Ok(table),
+        (Err(_), Err(e)) => Err(Error::table(name, "create it")(e)),
+        (Err(e), Ok(())) => Err(Error::table(name, "read the log")(e)),
+    }
+}
+
+async fn create(table: &DeltaTable, name: TableName) -> std::result::Result<(), DeltaTableError> {
+    let create = table
+        .clone()
+        .create()
+        .with_table_name(name.as_str())
+        .with_comment(name.about())
+        .with_columns(name.columns().iter().map(Column::delta_field))
+        .with_partition_columns(name.partition_columns().iter().copied())
+        .with_configuration([
+            ("delta.logRetentionDuration", Some(LOG_RETENTION.to_owned())),
+            ("delta.enableExpiredLogCleanup", Some("false".to_owned())),
+            ("delta.dataSkippingStatsColumns", Some(name.statistics_columns().join(","))),
+        ])
+        // Without this the loser of a race would commit its own metadata as version 1.
+        .with_commit_properties(CommitProperties::default().with_max_retries(0))
+        .with_save_mode(SaveMode::Ignore);
+    create.await.map(drop)
+}
+
+/// The version that the handle has loaded.
+pub(super) fn version_of(table: &DeltaTable) -> i64 {
+    table.version().and_then(|v| i64::try_from(v).ok()).unwrap_or(-1)
+}
+
+/// Writes batches as Parquet files that no version refers to yet.
+pub(super) async fn write(
+    table: &DeltaTable,
+    batches: impl IntoIterator<Item = RecordBatch>,
+) -> std::result::Result<Vec<Add>, DeltaTableError> {
+    let level = ZstdLevel::try_new(3).expect("3 is a level of zstd");
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_created_by(concat!("pelton ", env!("CARGO_PKG_VERSION")).to_owned())
+        .build();
+    let mut writer = RecordBatchWriter::for_table(table)?
+        .with_target_file_size(FILE_BYTES_TARGET)
+        .with_writer_properties(properties);
+    for batch in batches.into_iter().filter(|b| b.num_rows() > 0) {
+        writer.write(batch).await?;
+    }
+    writer.flush().await
+}
+
+/// Adds files and moves application transactions in one commit; the handle then stands at the new version.
+///
+/// A concurrent writer that moved one of the same transactions makes it fail; other concurrent appends do not.
+pub(super) async fn commit(
+    table: &mut DeltaTable,
+    adds: Vec<Add>,
+    transactions: Vec<Transaction>,
+) -> std::result::Result<(), DeltaTableError> {
+    let properties = CommitProperties::default()
+        .with_application_transactions(transactions)
+        .with_max_retries(COMMIT_RETRIES_MAX)
+        .with_create_checkpoint(false)
+        .with_cleanup_expired_logs(Some(false));
+    let operation = DeltaOperation::StreamingUpdate {
+        output_mode: OutputMode::Append,
+        query_id: "pelton".to_owned(),
+        epoch_id: version_of(table) + 1,
+    };
+    let actions = adds.into_iter().map(Action::Add).collect();
+    let committed = CommitBuilder::from(properties)
+        .with_actions(actions)
+        .build(Some(table.snapshot()?), table.log_store(), operation)
+        .await?;
+    table.state = Some(committed.snapshot());
+    Ok(())
+}
