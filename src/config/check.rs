@@ -74,7 +74,7 @@ fn named<N: FromStr<Err: std::fmt::Display> + Ord, T>(
 ) -> BTreeMap<N, T> {
     let mut out = BTreeMap::new();
     for (name, item) in items {
-        match name.parse() {
+        match name.parse::<N>() {
             Ok(good) => drop(out.insert(good, item)),
             Err(e) => problems.add(format!("{section}.{name}"), e.to_string()),
         }
