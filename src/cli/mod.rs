@@ -1,1 +1,40 @@
-//! One file a subcommand; parses, calls, prints.
+//! One file a subcommand: each parses its arguments, calls a stage, and prints.
+
+mod check_config;
+mod schema;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// A data flywheel for self-hosted language models: inference logs from Kafka into Delta tables, fresh prompts by SQL,
+/// adapters tuned without labels, versions published as Kafka events.
+#[derive(Debug, Parser)]
+#[command(name = "pelton", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a configuration file: prints every problem with its path, or that there is none
+    CheckConfig(check_config::Args),
+    /// Print the JSON Schema of what crosses Pelton's borders: inference logs, feedback, events, the configuration
+    Schema(schema::Args),
+}
+
+/// Runs a parsed command line.
+///
+/// # Errors
+/// What the command could not do, with its causes.
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::CheckConfig(args) => block_on(check_config::run(args)),
+        Command::Schema(args) => schema::run(&args),
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(future)
+}

@@ -2,7 +2,7 @@
 
 use super::load::{Problem, Sections};
 use super::{Config, Ingest, Kafka, Lake, Model, Window};
-use crate::domain::{ModelName, WindowName};
+use crate::domain::{IdError, ModelName, WindowName};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr;
@@ -67,7 +67,7 @@ pub(super) fn config(path: &Path, hash: &str, sections: Sections) -> Result<Conf
     })
 }
 
-fn named<N: FromStr<Err: std::fmt::Display> + Ord, T>(
+fn named<N: FromStr<Err = IdError> + Ord, T>(
     section: &str,
     items: BTreeMap<String, T>,
     problems: &mut Problems,
@@ -76,7 +76,7 @@ fn named<N: FromStr<Err: std::fmt::Display> + Ord, T>(
     for (name, item) in items {
         match name.parse::<N>() {
             Ok(good) => drop(out.insert(good, item)),
-            Err(e) => problems.add(format!("{section}.{name}"), e.to_string()),
+            Err(e) => problems.add(format!("{section}.{name}"), format!("{e}")),
         }
     }
     out

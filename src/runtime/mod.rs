@@ -1,1 +1,26 @@
-//! Tasks, shutdown, retry, clock and seeds: the only place that spawns, reads signals or tells the time.
+//! Tasks, shutdown, retry, clock and seeds: the only place that reads signals or tells the time.
+
+mod backoff;
+mod seed;
+mod shutdown;
+
+pub use backoff::Backoff;
+pub use seed::derive_seed;
+pub use shutdown::{Shutdown, on_signal};
+
+use crate::domain::Timestamp;
+
+/// The present.
+#[must_use]
+pub fn now() -> Timestamp {
+    Timestamp::from(chrono::Utc::now())
+}
+
+/// The most memory that this process has had resident, in bytes (`VmHWM` of `/proc/self/status`; 0 where there is none).
+#[must_use]
+pub fn peak_rss_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}

@@ -1,1 +1,27 @@
-//! One typed event gives one log line and one metric.
+//! One typed event gives one log line and one metric; nobody else names a metric.
+
+mod event;
+pub mod metric;
+
+pub use event::Event;
+pub use metric::{Counter, Gauge, render};
+
+use crate::config::{Format, Telemetry};
+use tracing_subscriber::EnvFilter;
+
+/// Sends log lines to standard error in the configured form. `PELTON_LOG` in the environment overrides the filter.
+///
+/// # Errors
+/// The filter's text, where it is not one, with the reason.
+pub fn install(settings: &Telemetry) -> Result<(), String> {
+    let text = std::env::var("PELTON_LOG").unwrap_or_else(|_| settings.filter.clone());
+    let filter = EnvFilter::try_new(&text).map_err(|e| format!("`{text}` is not a log filter: {e}"))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let set = match settings.format {
+        Format::Text => lines.with_target(false).try_init(),
+        Format::Json => lines.json().flatten_event(true).try_init(),
+    };
+    // A second installation in one process (the demo, tests) keeps the first.
+    drop(set);
+    Ok(())
+}

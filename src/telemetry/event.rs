@@ -1,0 +1,170 @@
+//! What happens in a daemon, as types: each event knows its log line and its metrics.
+
+use super::metric;
+use tracing::{debug, error, info, warn};
+
+/// Something that an operator wants to know of.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Rows and the offsets behind them are durable.
+    BatchCommitted {
+        /// The table.
+        table: &'a str,
+        /// The table's new version.
+        version: i64,
+        /// Rows added.
+        rows: u64,
+        /// Dead letters added with them.
+        dead_letters: u64,
+        /// Bytes of the messages.
+        bytes: u64,
+        /// Milliseconds from encoding to commit.
+        duration_ms: u64,
+    },
+    /// A commit failed for a passing reason and is tried again.
+    CommitRetried {
+        /// The table.
+        table: &'a str,
+        /// The cause.
+        error: &'a str,
+    },
+    /// A batch is of no use here: its partition moved while it was in memory.
+    BatchDropped {
+        /// The topic.
+        topic: &'a str,
+        /// The partition.
+        partition: i32,
+        /// The first offset of it.
+        start: i64,
+    },
+    /// Partitions came or went.
+    Rebalanced {
+        /// What happened.
+        what: &'a str,
+        /// The partitions concerned.
+        partitions: &'a str,
+    },
+    /// Reading pauses until memory is free.
+    Paused {
+        /// Bytes in memory.
+        buffer_bytes: u64,
+    },
+    /// The broker or the store is away; said once, not at every try.
+    Away {
+        /// What is away.
+        what: &'a str,
+        /// How that showed.
+        error: &'a str,
+    },
+    /// It is back.
+    Back {
+        /// What is back.
+        what: &'a str,
+    },
+    /// The broker no longer has the message that the tables need next; the partition stops.
+    Gap {
+        /// The topic.
+        topic: &'a str,
+        /// The partition.
+        partition: i32,
+        /// The next offset that the tables need.
+        stored: i64,
+        /// The oldest offset that the broker has.
+        low: i64,
+        /// The next offset that the broker will write.
+        high: i64,
+    },
+    /// A cycle came to a state.
+    CycleStep {
+        /// The cycle.
+        cycle: &'a str,
+        /// The state.
+        state: &'a str,
+        /// Figures.
+        detail: &'a str,
+    },
+    /// A cycle ended.
+    CycleEnded {
+        /// The cycle.
+        cycle: &'a str,
+        /// The end.
+        state: &'a str,
+        /// The error or the figures.
+        detail: &'a str,
+    },
+    /// The gate promoted a version.
+    VersionPromoted {
+        /// The version.
+        version: &'a str,
+        /// The gain in reward.
+        gain: f64,
+    },
+    /// The broker has an event.
+    EventSent {
+        /// Its id.
+        id: &'a str,
+        /// Its key.
+        key: &'a str,
+    },
+}
+
+impl Event<'_> {
+    /// Logs and counts.
+    pub fn emit(&self) {
+        self.count();
+        self.log();
+    }
+
+    fn count(&self) {
+        match *self {
+            Self::BatchCommitted { rows, dead_letters, bytes, duration_ms, .. } => {
+                metric::ROWS.add(rows);
+                metric::DEAD_LETTERS.add(dead_letters);
+                metric::BYTES.add(bytes);
+                metric::COMMITS.add(1);
+                metric::COMMIT_MS.set(i64::try_from(duration_ms).unwrap_or(i64::MAX));
+            }
+            Self::CommitRetried { .. } => metric::COMMIT_RETRIES.add(1),
+            Self::BatchDropped { .. } => metric::BATCHES_DROPPED.add(1),
+            Self::Rebalanced { .. } => metric::REBALANCES.add(1),
+            Self::Paused { .. } => metric::PAUSES.add(1),
+            Self::Away { .. } => metric::BROKER_ERRORS.add(1),
+            Self::Gap { .. } => metric::GAPS.add(1),
+            Self::CycleEnded { state, .. } => {
+                metric::CYCLES.add(1);
+                metric::CYCLES_FAILED.add(u64::from(state == "failed"));
+            }
+            Self::VersionPromoted { .. } => metric::VERSIONS_PROMOTED.add(1),
+            Self::EventSent { .. } => metric::EVENTS_SENT.add(1),
+            Self::Back { .. } | Self::CycleStep { .. } => {}
+        }
+    }
+
+    fn log(&self) {
+        match *self {
+            Self::BatchCommitted { table, version, rows, dead_letters, bytes, duration_ms } => {
+                debug!(table, version, rows, dead_letters, bytes, duration_ms, "batch committed");
+            }
+            Self::CommitRetried { table, error } => warn!(table, error, "commit failed, trying again"),
+            Self::BatchDropped { topic, partition, start } => {
+                info!(topic, partition, start, "batch dropped: its partition moved");
+            }
+            Self::Rebalanced { what, partitions } => info!(what, partitions, "rebalance"),
+            Self::Paused { buffer_bytes } => info!(buffer_bytes, "reading paused: the byte budget is used up"),
+            Self::Away { what, error } => warn!(what, error, "away, trying until it is back"),
+            Self::Back { what } => info!(what, "back"),
+            Self::Gap { topic, partition, stored, low, high } => error!(
+                topic,
+                partition,
+                stored,
+                low,
+                high,
+                "partition stopped: the broker does not have the offset that the tables need next"
+            ),
+            Self::CycleStep { cycle, state, detail } => info!(cycle, state, detail, "cycle"),
+            Self::CycleEnded { cycle, state, detail } => info!(cycle, state, detail, "cycle ended"),
+            Self::VersionPromoted { version, gain } => info!(version, gain, "version promoted"),
+            Self::EventSent { id, key } => info!(id, key, "event sent"),
+        }
+    }
+}
