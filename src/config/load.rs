@@ -253,7 +253,7 @@ fn explain(error: &ValidationError<'_>, fields: &BTreeSet<String>) -> Vec<Proble
 fn unknown(name: &str, fields: &BTreeSet<String>) -> String {
     let near = fields.iter().map(|f| (strsim::jaro_winkler(name, f), f)).max_by(|a, b| a.0.total_cmp(&b.0));
     match near {
-        Some((score, field)) if score > 0.8 => format!("is no known field; did you mean `{field}`?"),
+        Some((score, field)) if score > 0.88 => format!("is no known field; did you mean `{field}`?"),
         _ => "is no known field".to_owned(),
     }
 }
