@@ -4,6 +4,7 @@
 //! A sample depends on its prompt, its seed and the options only: not on the other samples, nor on their order or
 //! number in a batch (each has its own generator; each row of each matrix product is summed in the same order).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use candle_core::Tensor;
@@ -216,38 +217,40 @@ impl<'a> Engine<'a> {
     /// Runs rows whose keys take the next slots of the cache; logits of the rows in `pick`, or of all.
     fn run(&mut self, ids: &[u32], positions: &[u32], spans: &[Span], pick: Option<&[u32]>) -> Result<Vec<f32>> {
         let (decoder, heads) = (self.decoder, self.decoder.heads());
-        // A single row would take another path through the matrix product, with another order of summation: it is
-        // computed twice instead, so that a sample never depends on how many others are in flight.
-        if ids.len() == 1 {
-            let twice = |values: &[u32]| [values, values].concat();
-            let mut spans = spans.to_vec();
-            spans.push(Span { queries: 1..2, keys: spans[0].keys.clone() });
-            let pick = pick.map_or_else(|| vec![0, 0], <[u32]>::to_vec);
-            let mut logits = self.run(&twice(ids), &twice(positions), &spans, Some(&pick))?;
-            logits.truncate(decoder.config().vocab_size);
-            return Ok(logits);
+        let (mut ids, mut positions, mut spans) = (ids.to_vec(), positions.to_vec(), Cow::Borrowed(spans));
+        let mut pick = pick.map_or_else(|| (0..ids.len() as u32).collect(), <[u32]>::to_vec);
+        let picked = pick.len();
+        let (last, rows_min) = (ids.len() - 1, rows_min(decoder));
+        while ids.len() < rows_min {
+            let keys = spans.last().map_or_else(Vec::new, |span| span.keys.clone());
+            spans.to_mut().push(Span { queries: ids.len()..ids.len() + 1, keys });
+            ids.push(ids[last]);
+            positions.push(positions[last]);
         }
+        pick.resize(picked.max(rows_min), pick[picked - 1]);
         let cache = &mut self.cache;
         let attend = |layer: usize, qkv: &[f32]| {
             cache.append(layer, qkv);
             let q = Rows { data: qkv, stride: heads.qkv_width(), offset: 0 };
             let (k, v) = cache.rows(layer);
-            attention::forward(q, k, v, spans, heads)
+            attention::forward(q, k, v, &spans, heads)
         };
-        let hidden = decoder.run(ids, positions, attend, None)?;
+        let hidden = decoder.run(&ids, &positions, attend, None)?;
         self.cache.slots += ids.len();
-        let normed = match pick {
-            Some(rows) if rows.len() == 1 => {
-                hidden.normed.index_select(&Tensor::new(&[rows[0], rows[0]], decoder.device())?, 0)?
-            }
-            Some(rows) => hidden.normed.index_select(&Tensor::new(rows, decoder.device())?, 0)?,
-            None => hidden.normed,
-        };
+        let normed = hidden.normed.index_select(&Tensor::new(pick, decoder.device())?, 0)?;
         let logits = normed.matmul(&decoder.head.t()?)?;
-        let mut logits = Slice::of(&logits)?.to_vec();
-        logits.truncate(pick.map_or(ids.len(), <[u32]>::len) * decoder.config().vocab_size);
-        Ok(logits)
+        let logits = Slice::of(&logits)?;
+        Ok(logits[..picked * decoder.config().vocab_size].to_vec())
     }
+}
+
+/// Fewest rows of a matrix product. The `gemm` crate sums products of a single row, and those of at most 16 × 16
+/// values, in another order than all others: fewer rows are filled up by repeating the last, so that a sample never
+/// depends on how many others are in flight.
+fn rows_min(decoder: &Decoder) -> usize {
+    let config = decoder.config();
+    let narrowest = config.hidden_size.min(config.intermediate_size).min(config.vocab_size);
+    2.max(16 * 16 / narrowest + 1)
 }
 
 impl Row {

@@ -3,11 +3,13 @@
 //! The same adapter gives the same bytes. Reading checks that every tensor of every target is there, has the shape that
 //! the base model implies, and that nothing else is.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use candle_core::Device;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::config::ModelConfig;
 use super::error::{Error, Result};
@@ -65,21 +67,29 @@ impl Lora {
     }
 }
 
-fn config_json(config: &LoraConfig, base_model: &str) -> serde_json::Value {
+/// The keys that every version of `peft` knows: newer ones have defaults, and older ones refuse keys they do not know.
+fn config_json(config: &LoraConfig, base_model: &str) -> Value {
+    let whole = config.alpha.fract() == 0.0 && config.alpha.abs() < 1e15;
+    let alpha = if whole { serde_json::json!(config.alpha as i64) } else { serde_json::json!(config.alpha) };
     serde_json::json!({
+        "alpha_pattern": {},
+        "auto_mapping": null,
         "base_model_name_or_path": base_model,
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
         "init_lora_weights": true,
-        "lora_alpha": config.alpha,
+        "layers_pattern": null,
+        "layers_to_transform": null,
+        "lora_alpha": alpha,
         "lora_dropout": 0.0,
         "modules_to_save": null,
         "peft_type": "LORA",
         "r": config.rank,
+        "rank_pattern": {},
+        "revision": null,
         "target_modules": config.targets,
         "task_type": "CAUSAL_LM",
-        "use_dora": false,
         "use_rslora": false,
     })
 }
@@ -91,13 +101,25 @@ struct Raw {
     r: usize,
     lora_alpha: f64,
     target_modules: Targets,
-    #[serde(default)]
-    bias: Option<String>,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    use_rslora: bool,
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
 }
+
+/// Fields that must be absent, null, false or empty: what they ask for is not implemented.
+const UNSUPPORTED: &[&str] = &[
+    "alpha_pattern",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "layer_replication",
+    "layers_to_transform",
+    "lora_bias",
+    "modules_to_save",
+    "rank_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_dora",
+    "use_rslora",
+];
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -117,10 +139,13 @@ impl Raw {
         };
         require(self.peft_type == "LORA", "peft_type", &self.peft_type, "LORA")?;
         require(self.r > 0, "r", "0", "at least 1")?;
-        require(!self.use_dora, "use_dora", "true", "false")?;
-        require(!self.use_rslora, "use_rslora", "true", "false")?;
-        let bias = self.bias.unwrap_or_else(|| "none".to_owned());
-        require(bias == "none", "bias", &bias, "none")?;
+        for field in UNSUPPORTED {
+            if let Some(value) = self.others.get(*field).filter(|value| asks_for_something(value)) {
+                require(false, field, &value.to_string(), "absent, null, false or empty")?;
+            }
+        }
+        let bias = self.others.get("bias").and_then(Value::as_str).unwrap_or("none");
+        require(bias == "none", "bias", bias, "none")?;
         let targets = match self.target_modules {
             Targets::Many(targets) => targets,
             Targets::One(target) if target == "all-linear" => ALL_TARGETS.iter().map(|t| (*t).to_owned()).collect(),
@@ -130,5 +155,14 @@ impl Raw {
             require(ALL_TARGETS.contains(&target.as_str()), "target_modules", target, &ALL_TARGETS.join(", "))?;
         }
         Ok(LoraConfig { rank: self.r, alpha: self.lora_alpha, targets })
+    }
+}
+
+fn asks_for_something(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        _ => true,
     }
 }
