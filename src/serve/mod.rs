@@ -1,1 +1,62 @@
 //! An OpenAI-compatible server on `model`, for one machine and for the demo.
+//!
+//! `POST /v1/chat/completions`, `GET /v1/models`, and vLLM's `POST /v1/load_lora_adapter` and `/v1/unload_lora_adapter`.
+//! Requests that wait together are answered together: one thread owns the model, takes what the queue holds and generates
+//! it as a batch. Every call, failed ones too, is handed to a [`CallLog`]; a log never delays an answer.
+
+mod adapters;
+mod engine;
+mod http;
+mod openai;
+
+pub use adapters::AdapterError;
+pub use engine::{Engine, Refused};
+pub use http::{Server, router};
+
+use crate::domain::Timestamp;
+
+/// How a server answers.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The name that the base answers to; adapters answer to theirs.
+    pub model_name: String,
+    /// Tokens of an answer where the request names no limit.
+    pub tokens_default: usize,
+    /// The most tokens that a request may ask for.
+    pub tokens_max: usize,
+    /// Requests that are generated together.
+    pub batch_rows: usize,
+    /// Requests that may wait; more are refused with status 429.
+    pub queue_max: usize,
+}
+
+/// One answered call, as the log wants it.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The id that the answer carries.
+    pub request_id: String,
+    /// The id that the client gave in `x-request-id`.
+    pub client_request_id: Option<String>,
+    /// When it came in.
+    pub request_time: Timestamp,
+    /// The HTTP status of the answer.
+    pub status_code: u16,
+    /// From the request's last byte to the answer's first.
+    pub duration_ms: u64,
+    /// Who asked: the `user` field of the request.
+    pub requester: Option<String>,
+    /// The model that was asked for.
+    pub model: Option<String>,
+    /// The adapter that answered.
+    pub model_version: Option<String>,
+    /// The raw request body.
+    pub request: String,
+    /// The raw response body.
+    pub response: String,
+}
+
+/// Where calls are logged. Implementations hand over and return: a slow log must not slow an answer.
+pub trait CallLog: Send + Sync {
+    /// Takes one call.
+    fn record(&self, call: Call);
+}

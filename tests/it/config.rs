@@ -31,13 +31,13 @@ fn the_smallest_file_is_a_version() {
 #[test]
 fn every_problem_of_form_is_reported_at_once_with_its_path() {
     check(
-        "version = 1\nspeed = 9\n[ingest]\nbatch_row_max = 5\nstart = 'middle'\nbatch_age_ms_max = 'soon'\n[lake]\nurl = ''\n",
+        "version = 1\nthrottle = 9\n[ingest]\nbatch_row_max = 5\nstart = 'middle'\nbatch_age_ms_max = 'soon'\n[lake]\nurl = ''\n",
         &[
             "ingest.batch_age_ms_max: \"soon\" is not of type \"integer\"",
             "ingest.batch_row_max: is no known field; did you mean `batch_rows_max`?",
             "ingest.start: \"middle\" is none of `earliest`, `latest`",
             "lake.url: \"\" is shorter than 1 character",
-            "speed: is no known field",
+            "throttle: is no known field",
         ],
     );
 }
