@@ -48,7 +48,10 @@ impl Adapters {
         let device = candle_core::Device::Cpu;
         let lora = Lora::load(folder, self.base.config(), &device).map_err(failed)?;
         let decoder = self.base.decoder().with_adapter(&lora).map_err(failed)?;
-        self.loaded.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(name.to_owned(), Arc::new(decoder));
+        self.loaded
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .insert(name.to_owned(), Arc::new(decoder));
         Ok(())
     }
 

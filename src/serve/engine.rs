@@ -62,7 +62,11 @@ fn work(jobs: &Receiver<Job>, batch_rows: usize, stop: &[u32]) {
         while !waiting.is_empty() {
             let (together, rest) = waiting.into_iter().fold((Vec::new(), Vec::new()), |(mut same, mut other), job| {
                 let fits = same.first().is_none_or(|first| can_share(first, &job));
-                if fits { same.push(job) } else { other.push(job) }
+                if fits {
+                    same.push(job)
+                } else {
+                    other.push(job)
+                }
                 (same, other)
             });
             generate(together, batch_rows, stop);

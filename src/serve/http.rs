@@ -163,9 +163,8 @@ async fn complete(
     server.engine.submit(job(server, &request, request_id, decoder, prompt, answer)?).map_err(|e| {
         Refusal(StatusCode::TOO_MANY_REQUESTS, error_body(&e.to_string(), "overloaded_error", None, None))
     })?;
-    let failed = |message: String| {
-        Refusal(StatusCode::INTERNAL_SERVER_ERROR, error_body(&message, "server_error", None, None))
-    };
+    let failed =
+        |message: String| Refusal(StatusCode::INTERNAL_SERVER_ERROR, error_body(&message, "server_error", None, None));
     let generated = answered.await.map_err(|_| failed("the generating thread ended".to_owned()))?;
     let generated = generated.map_err(|e| failed(e.to_string()))?;
     let base = server.adapters.base();
