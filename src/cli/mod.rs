@@ -1,6 +1,7 @@
 //! One file a subcommand: each parses its arguments, calls a stage, and prints.
 
 mod check_config;
+mod run;
 mod schema;
 
 use anyhow::Result;
@@ -18,6 +19,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the daemon: logs to tables, cycles by schedule, versions to events
+    Run(run::Args),
     /// Check a configuration file: prints every problem with its path, or that there is none
     CheckConfig(check_config::Args),
     /// Print the JSON Schema of what crosses Pelton's borders: inference logs, feedback, events, the configuration
@@ -30,6 +33,7 @@ enum Command {
 /// What the command could not do, with its causes.
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        Command::Run(args) => block_on(run::run(args)),
         Command::CheckConfig(args) => block_on(check_config::run(args)),
         Command::Schema(args) => schema::run(&args),
     }

@@ -1,5 +1,6 @@
 //! `pelton schema`: the JSON Schemas of what crosses Pelton's borders.
 
+use crate::{codec, config};
 use anyhow::{Result, bail};
 use std::process::ExitCode;
 
@@ -10,25 +11,18 @@ pub struct Args {
     name: Option<String>,
 }
 
-/// Name, what it describes, its text.
-const SCHEMAS: &[(&str, &str, fn() -> String)] = &[("config", "the configuration file, version 1", config_schema)];
-
-/// Printed from the types, so that it cannot lag behind them; a test holds `schemas/config.v1.json` to it.
-fn config_schema() -> String {
-    format!("{:#}\n", crate::config::schema_json())
-}
-
 pub fn run(args: &Args) -> Result<ExitCode> {
+    // The configuration's is printed from its types, so that it cannot lag behind them; a test holds the file to it.
+    let mut schemas = vec![("config.v1", format!("{:#}\n", config::schema_json()))];
+    schemas.extend(codec::schema::ALL.iter().map(|s| (s.file, s.json.to_owned())));
     let Some(name) = &args.name else {
-        for (name, what, _) in SCHEMAS {
-            println!("{name:<16}{what}");
-        }
+        schemas.iter().for_each(|(name, _)| println!("{name}"));
         return Ok(ExitCode::SUCCESS);
     };
-    let Some((_, _, text)) = SCHEMAS.iter().find(|(n, _, _)| n == name) else {
-        let names: Vec<&str> = SCHEMAS.iter().map(|(n, _, _)| *n).collect();
+    let Some((_, text)) = schemas.iter().find(|(n, _)| n == name) else {
+        let names: Vec<&str> = schemas.iter().map(|(n, _)| *n).collect();
         bail!("there is no schema `{name}`; there is {}", names.join(", "));
     };
-    print!("{}", text());
+    print!("{text}");
     Ok(ExitCode::SUCCESS)
 }

@@ -21,3 +21,6 @@ pub const INFERENCE_LOG_V1: Schema = Schema {
 /// A user's signal on a logged call.
 pub const FEEDBACK_V1: Schema =
     Schema { name: "pelton.feedback/v1", file: "feedback.v1", json: include_str!("../../schemas/feedback.v1.json") };
+
+/// All schemas of what crosses Kafka.
+pub const ALL: &[Schema] = &[INFERENCE_LOG_V1, FEEDBACK_V1];

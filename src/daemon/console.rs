@@ -29,8 +29,9 @@ impl Ready {
 ///
 /// # Errors
 /// Where the address cannot be listened on.
-pub async fn serve(listen: &str, ready: Ready, shutdown: Shutdown) -> Result<()> {
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("console.listen: cannot listen on {listen}"))?;
+pub async fn serve(listen: String, ready: Ready, shutdown: Shutdown) -> Result<()> {
+    let listener =
+        TcpListener::bind(&listen).await.with_context(|| format!("console.listen: cannot listen on {listen}"))?;
     let readyz = move || {
         let ready = ready.clone();
         async move {

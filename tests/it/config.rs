@@ -120,5 +120,5 @@ fn the_schema_in_the_repository_is_the_one_that_the_code_has() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/config.v1.json");
     let stored = std::fs::read_to_string(&path).unwrap_or_default();
     let current = format!("{:#}\n", config::schema_json());
-    assert_eq!(stored, current, "run `cargo run -- schema config > schemas/config.v1.json`");
+    assert_eq!(stored, current, "run `cargo run -- schema config.v1 > schemas/config.v1.json`");
 }
