@@ -1,3 +1,4 @@
 //! Builders that the tests share.
 
 pub mod lake;
+pub mod tables;

@@ -1,0 +1,155 @@
+//! Answers as people and programs read them.
+//!
+//! `csv`, `json` and `arrow` stream: their memory does not grow with the answer. `table` must see all rows before it
+//! knows a column's width, so it holds the answer.
+
+use super::error::Error;
+use super::session::Answer;
+use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
+use datafusion::arrow::csv::WriterBuilder as CsvBuilder;
+use datafusion::arrow::datatypes::{Field, Schema};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::ipc::writer::StreamWriter;
+use datafusion::arrow::json::WriterBuilder as JsonBuilder;
+use datafusion::arrow::json::writer::LineDelimited;
+use datafusion::arrow::util::pretty::pretty_format_batches_with_schema;
+use futures::StreamExt;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+/// How an answer is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// A table for people.
+    #[default]
+    Table,
+    /// CSV with a header line.
+    Csv,
+    /// One JSON object a line, nulls written out, so that each line has all keys: what `jq`, DuckDB, Polars and Spark
+    /// read as a stream.
+    Json,
+    /// An Arrow IPC stream.
+    Arrow,
+}
+
+impl Format {
+    /// All formats.
+    pub const ALL: [Self; 4] = [Self::Table, Self::Csv, Self::Json, Self::Arrow];
+
+    /// The name on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Table => "table",
+            Self::Csv => "csv",
+            Self::Json => "json",
+            Self::Arrow => "arrow",
+        }
+    }
+
+    /// Reads what [`Self::as_str`] writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|f| f.as_str() == text)
+    }
+}
+
+/// Writes an answer and returns how many rows it had.
+///
+/// # Errors
+/// The query's own error, or [`Error::Write`] with the sink's.
+pub async fn write(answer: Answer, format: Format, out: &mut (dyn Write + Send)) -> Result<usize, Error> {
+    let rows = match format {
+        Format::Table => table(answer, &mut *out).await?,
+        Format::Csv => csv(answer, &mut *out).await?,
+        Format::Json => json(answer, &mut *out).await?,
+        Format::Arrow => arrow(answer, &mut *out).await?,
+    };
+    out.flush().map_err(Error::Write)?;
+    Ok(rows)
+}
+
+async fn table(answer: Answer, out: &mut (dyn Write + Send)) -> Result<usize, Error> {
+    let schema = Arc::clone(&answer.schema);
+    let batches = answer.collect().await?;
+    let text = pretty_format_batches_with_schema(schema, &batches).map_err(sink)?.to_string();
+    writeln!(out, "{}", for_terminal(&text)).map_err(Error::Write)?;
+    Ok(batches.iter().map(RecordBatch::num_rows).sum())
+}
+
+/// Logged text comes from strangers: an escape sequence in it must not reach the terminal.
+fn for_terminal(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
+async fn csv(mut answer: Answer, out: &mut (dyn Write + Send)) -> Result<usize, Error> {
+    let mut rows = 0;
+    let mut lines = CsvBuilder::new().with_header(true).build(out);
+    // The header is due even where there is no row.
+    lines.write(&flat(&RecordBatch::new_empty(Arc::clone(&answer.schema))).map_err(sink)?).map_err(sink)?;
+    while let Some(batch) = answer.batches.next().await {
+        let batch = batch?;
+        lines.write(&flat(&batch).map_err(sink)?).map_err(sink)?;
+        rows += batch.num_rows();
+    }
+    Ok(rows)
+}
+
+/// The batch with its nested columns as JSON texts: CSV has no lists.
+fn flat(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let schema = batch.schema();
+    let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
+        if field.data_type().is_nested() {
+            let text = json_texts(column)?;
+            Ok((field.name(), Arc::new(text) as ArrayRef))
+        } else {
+            Ok((field.name(), Arc::clone(column)))
+        }
+    });
+    let columns = columns.collect::<Result<Vec<_>, ArrowError>>()?;
+    let fields: Vec<Field> = columns.iter().map(|(name, c)| Field::new(*name, c.data_type().clone(), true)).collect();
+    let arrays = columns.into_iter().map(|(_, column)| column).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
+}
+
+fn json_texts(column: &ArrayRef) -> Result<StringArray, ArrowError> {
+    let only = RecordBatch::try_from_iter_with_nullable([("c", Arc::clone(column), true)])?;
+    let mut lines = JsonBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
+    lines.write(&only)?;
+    lines.finish()?;
+    let text = String::from_utf8(lines.into_inner()).map_err(|e| ArrowError::CsvError(e.to_string()))?;
+    let value = |line: &str| line.trim_start_matches("{\"c\":").strip_suffix('}').unwrap_or_default().to_owned();
+    Ok(StringArray::from_iter(text.lines().map(value).map(|v| (v != "null").then_some(v))))
+}
+
+async fn json(mut answer: Answer, out: &mut (dyn Write + Send)) -> Result<usize, Error> {
+    let mut rows = 0;
+    let mut lines = JsonBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(out);
+    while let Some(batch) = answer.batches.next().await {
+        let batch = batch?;
+        lines.write(&batch).map_err(sink)?;
+        rows += batch.num_rows();
+    }
+    lines.finish().map_err(sink)?;
+    Ok(rows)
+}
+
+async fn arrow(mut answer: Answer, out: &mut (dyn Write + Send)) -> Result<usize, Error> {
+    let mut rows = 0;
+    let mut stream = StreamWriter::try_new(out, &answer.schema).map_err(sink)?;
+    while let Some(batch) = answer.batches.next().await {
+        let batch = batch?;
+        stream.write(&batch).map_err(sink)?;
+        rows += batch.num_rows();
+    }
+    stream.finish().map_err(sink)?;
+    Ok(rows)
+}
+
+fn sink(error: ArrowError) -> Error {
+    match error {
+        ArrowError::IoError(_, source) => Error::Write(source),
+        other => Error::Write(io::Error::other(other)),
+    }
+}
