@@ -1,1 +1,26 @@
-//! A named window's SQL and a table version to a training set: freshness, de-duplication, the train and holdout split.
+//! A window's SQL on one version of a table → the prompts of one cycle.
+//!
+//! The SQL of a window sees the tables, and `$since` and `$until` bound as UTC timestamps. It must return
+//!
+//! | column | type | what for |
+//! |---|---|---|
+//! | `request_id` | text | which call the prompt came from |
+//! | `request_time` | timestamp | the latest of equal prompts is kept |
+//! | `messages` | text, a JSON array of `{role, content}` | the prompt |
+//! | or `prompt` | text | the prompt, as one user turn, where there is no `messages` |
+//!
+//! and may return more. The prompt's hash is computed from the messages here, never read from the SQL's answer: the
+//! split must not depend on what a query calls a hash.
+//!
+//! Promises: the same table version, SQL and times give the same set in the same order. A prompt is on its side of
+//! the split for ever: the side is a function of its hash and of the window's `holdout_share` alone. Every row that the
+//! SQL returned is in the set, or in `left_out` with its reason.
+
+mod choose;
+mod error;
+mod preview;
+mod rows;
+
+pub use choose::{Request, SPLIT_SALT, check, choose, enough, split_of};
+pub use error::Error;
+pub use preview::{Preview, Sample};

@@ -1,0 +1,184 @@
+//! From the SQL's answer to the training set: de-duplicate, sample, split.
+
+use super::error::Error;
+use super::rows::{self, Candidate};
+use crate::config;
+use crate::domain::{Exclusion, LeftOut, Prompt, PromptHash, Split, Timestamp, TrainingSet, WindowName};
+use crate::query::{self, Limits, Session, Sources, Table};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::datasource::empty::EmptyTable;
+use futures::StreamExt;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What the split is a hash of, beside the prompt. It never changes: another salt would move prompts that were trained
+/// on into the holdout.
+pub const SPLIT_SALT: &str = "pelton/holdout/1";
+/// Characters of a prompt that a left-out row keeps.
+const SHOWN_CHARS_MAX: usize = 120;
+
+/// What a window is asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Request<'a> {
+    /// The window's name.
+    pub name: &'a WindowName,
+    /// Its configuration.
+    pub window: &'a config::Window,
+    /// The version of `inference_log` that the tables read, for the record.
+    pub table_version: i64,
+    /// `$since`: the `until` of the last cycle that finished.
+    pub since: Timestamp,
+    /// `$until`.
+    pub until: Timestamp,
+}
+
+/// Checks a window's SQL against the tables' schemas, without reading a row or a file.
+///
+/// # Errors
+/// What is wrong with the SQL, with near matches for an unknown table or column, or the column that its answer lacks.
+pub async fn check(name: &WindowName, sql: &str, tables: &[(String, SchemaRef)]) -> Result<(), Error> {
+    let empty = |(name, schema): &(String, SchemaRef)| Table {
+        name: name.clone(),
+        provider: Arc::new(EmptyTable::new(Arc::clone(schema))),
+    };
+    let failed = |source| sql_error(name, source);
+    let session = Session::new(tables.iter().map(empty).collect::<Vec<_>>(), limits()).map_err(failed)?;
+    let schema = session.check(sql, &parameters(Timestamp::EPOCH, Timestamp::EPOCH)).await.map_err(failed)?;
+    rows::check_schema(name, &schema)
+}
+
+/// Runs the window and chooses.
+///
+/// Of more prompts than `prompts_max` the latest are taken.
+///
+/// # Errors
+/// As [`check`], and [`Error::MissingValue`] for a row without an id or a time. Too few prompts are no error here:
+/// see [`enough`].
+pub async fn choose(request: &Request<'_>, sources: Sources) -> Result<TrainingSet, Error> {
+    let candidates = candidates(request, sources).await?;
+    let (mut kept, mut left_out) = deduplicate(candidates);
+    left_out.extend(reduce(&mut kept, request.window.prompts_max));
+    kept.sort_by(|a, b| order(a).cmp(&order(b)));
+    left_out.sort_by(|a, b| (&a.why, &a.request_id).cmp(&(&b.why, &b.request_id)));
+    let share = request.window.holdout_share;
+    let (holdout, train) = kept.into_iter().partition(|p| split_of(p.hash, share) == Split::Holdout);
+    Ok(TrainingSet {
+        window: request.name.clone(),
+        sql: request.window.sql.clone(),
+        table_version: request.table_version,
+        since: request.since,
+        until: request.until,
+        train,
+        holdout,
+        left_out,
+    })
+}
+
+/// Whether the set has the window's minimum of prompts to train on.
+///
+/// # Errors
+/// [`Error::TooFew`] with the figures.
+pub fn enough(set: &TrainingSet, window: &config::Window) -> Result<(), Error> {
+    let found = set.train.len();
+    if found >= window.prompts_min {
+        return Ok(());
+    }
+    Err(Error::TooFew { window: set.window.clone(), found, prompts_min: window.prompts_min })
+}
+
+/// The side of a prompt, for ever.
+#[must_use]
+pub fn split_of(hash: PromptHash, holdout_share: f64) -> Split {
+    if hash.uniform(SPLIT_SALT) < holdout_share { Split::Holdout } else { Split::Train }
+}
+
+/// One partition, so that an unordered LIMIT takes the same rows each time.
+fn limits() -> Limits {
+    Limits { threads: 1, ..Limits::default() }
+}
+
+fn parameters(since: Timestamp, until: Timestamp) -> [(&'static str, Timestamp); 2] {
+    [("since", since), ("until", until)]
+}
+
+fn sql_error(window: &WindowName, source: query::Error) -> Error {
+    Error::Sql { window: window.clone(), source: Box::new(source) }
+}
+
+async fn candidates(request: &Request<'_>, sources: Sources) -> Result<Vec<Candidate>, Error> {
+    let failed = |source| sql_error(request.name, source);
+    let session = Session::new(sources, limits()).map_err(failed)?;
+    let parameters = parameters(request.since, request.until);
+    let mut answer = session.query_with(&request.window.sql, &parameters).await.map_err(failed)?;
+    rows::check_schema(request.name, &answer.schema)?;
+    let mut candidates = Vec::new();
+    while let Some(batch) = answer.batches.next().await {
+        rows::read(request.name, &batch.map_err(failed)?, &mut candidates)?;
+    }
+    Ok(candidates)
+}
+
+/// Keeps the latest of equal prompts; of equal times the greatest id, so that the order of the rows does not matter.
+fn deduplicate(candidates: Vec<Candidate>) -> (Vec<Prompt>, Vec<LeftOut>) {
+    let mut latest: BTreeMap<PromptHash, Prompt> = BTreeMap::new();
+    let mut left_out = Vec::new();
+    for candidate in candidates {
+        let Some(prompt) = candidate.prompt else {
+            left_out.push(LeftOut { request_id: candidate.request_id, prompt: None, why: Exclusion::NoPrompt });
+            continue;
+        };
+        let older = match latest.remove(&prompt.hash) {
+            None => {
+                latest.insert(prompt.hash, prompt);
+                continue;
+            }
+            Some(known) if newer(&prompt, &known) => {
+                latest.insert(prompt.hash, prompt);
+                known
+            }
+            Some(known) => {
+                latest.insert(known.hash, known);
+                prompt
+            }
+        };
+        left_out.push(left_out_prompt(older, Exclusion::Duplicate));
+    }
+    (latest.into_values().collect(), left_out)
+}
+
+fn newer(a: &Prompt, b: &Prompt) -> bool {
+    (a.request_time, &a.request_id) > (b.request_time, &b.request_id)
+}
+
+/// Takes the latest `prompts_max` prompts.
+fn reduce(prompts: &mut Vec<Prompt>, prompts_max: usize) -> Vec<LeftOut> {
+    if prompts.len() <= prompts_max {
+        return Vec::new();
+    }
+    prompts.sort_by(|a, b| order(b).cmp(&order(a)));
+    prompts.split_off(prompts_max).into_iter().map(|p| left_out_prompt(p, Exclusion::OverMaximum)).collect()
+}
+
+/// By time, then by id, then by hash: total, because equal hashes are gone.
+fn order(prompt: &Prompt) -> (Timestamp, &str, PromptHash) {
+    (prompt.request_time, &prompt.request_id, prompt.hash)
+}
+
+fn left_out_prompt(prompt: Prompt, why: Exclusion) -> LeftOut {
+    let shown = shorten(last_user_turn(&prompt), SHOWN_CHARS_MAX);
+    LeftOut { request_id: prompt.request_id, prompt: Some(shown), why }
+}
+
+/// The text of the last user turn; empty where there is none.
+pub(super) fn last_user_turn(prompt: &Prompt) -> &str {
+    prompt.messages.iter().rev().find(|m| m.role == "user").map_or("", |m| m.content.as_str())
+}
+
+/// The first `chars_max` characters on one line, with `…` where more followed.
+pub(super) fn shorten(text: &str, chars_max: usize) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(chars_max) {
+        None => line,
+        Some((at, _)) => format!("{}…", &line[..at]),
+    }
+}
