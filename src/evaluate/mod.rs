@@ -1,1 +1,67 @@
-//! Champion, challenger and holdout to a report and the gate's verdict.
+//! Champion against challenger on the same holdout prompts → a report, a verdict, a page.
+//!
+//! [`evaluate`] is a pure function of the paired answers, the gate's configuration and a seed. The challenger is promoted
+//! only if the lower end of a paired bootstrap interval of its gain is above `gain_min`, on enough prompts: a gain that
+//! chance explains is no gain. The reward here is the gate's own scorer's, never the one that training maximised.
+//!
+//! It never generates an answer and never stores one: both come in, and everything goes out as a value.
+
+mod bootstrap;
+mod gate;
+mod json;
+mod normal;
+pub mod page;
+
+pub use bootstrap::paired_interval;
+pub use gate::{Condition, conditions};
+pub use json::{report_from_json, report_to_json};
+
+use crate::config;
+use crate::domain::{Answer, Comparison, EvalReport, Interval, Verdict};
+
+/// Compares and judges. Without comparisons all figures are 0 and the gate refuses.
+///
+/// The same comparisons, gate and seed give the same report.
+#[must_use]
+pub fn evaluate(comparisons: &[Comparison], gate: &config::Gate, seed: u64) -> EvalReport {
+    let gains: Vec<f64> = comparisons.iter().map(|c| c.challenger.reward - c.champion.reward).collect();
+    let interval = |gains: &[f64]| paired_interval(gains, gate.resamples, gate.confidence, seed);
+    let truth = accuracy_pairs(comparisons);
+    let mut report = EvalReport {
+        prompts: comparisons.len(),
+        champion_reward: mean(comparisons.iter().map(|c| c.champion.reward)),
+        challenger_reward: mean(comparisons.iter().map(|c| c.challenger.reward)),
+        reward_gain: interval(&gains),
+        champion_accuracy: truth.as_ref().map(|pairs| mean(pairs.iter().map(|p| p.0))),
+        challenger_accuracy: truth.as_ref().map(|pairs| mean(pairs.iter().map(|p| p.1))),
+        accuracy_gain: truth.as_ref().map(|pairs| interval(&pairs.iter().map(|p| p.1 - p.0).collect::<Vec<_>>())),
+        confidence: gate.confidence,
+        verdict: Verdict::Promote,
+    };
+    let failed: Vec<String> = conditions(&report, gate).into_iter().filter(|c| !c.held).map(|c| c.text).collect();
+    if !failed.is_empty() {
+        report.verdict = Verdict::Reject(failed);
+    }
+    report
+}
+
+/// Right or wrong as 1 or 0, champion and challenger, where both are known for every prompt; `None` otherwise, because
+/// an accuracy over some of the prompts would look like one over all.
+fn accuracy_pairs(comparisons: &[Comparison]) -> Option<Vec<(f64, f64)>> {
+    let known = |answer: &Answer| answer.correct.map(|right| f64::from(u8::from(right)));
+    let pairs: Option<Vec<_>> =
+        comparisons.iter().map(|c| Some((known(&c.champion)?, known(&c.challenger)?))).collect();
+    pairs.filter(|pairs| !pairs.is_empty())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of prompts are far below 2^53")]
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = values.len();
+    if count == 0 { 0.0 } else { values.sum::<f64>() / count as f64 }
+}
+
+/// `+0.123 [+0.045, +0.201]`: a gain with its interval, as every surface prints it.
+#[must_use]
+pub fn interval_text(interval: Interval) -> String {
+    format!("{:+.3} [{:+.3}, {:+.3}]", interval.mean, interval.low, interval.high)
+}

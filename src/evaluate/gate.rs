@@ -1,0 +1,43 @@
+//! The gate: which conditions a challenger must meet, each with its figures.
+
+use super::interval_text;
+use crate::config;
+use crate::domain::EvalReport;
+
+/// One condition of the gate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// A short name, such as `gain`.
+    pub name: &'static str,
+    /// Whether it holds.
+    pub held: bool,
+    /// The condition as a sentence with its figures, said as it came out.
+    pub text: String,
+}
+
+/// All conditions, in the order that they are shown in. The verdict is to promote if and only if all hold.
+#[must_use]
+pub fn conditions(report: &EvalReport, gate: &config::Gate) -> Vec<Condition> {
+    vec![enough_prompts(report, gate), sure_gain(report, gate)]
+}
+
+fn enough_prompts(report: &EvalReport, gate: &config::Gate) -> Condition {
+    let held = report.prompts >= gate.prompts_min;
+    let relation = if held { "at least" } else { "fewer than" };
+    let text =
+        format!("{} holdout prompts were compared, {relation} the {} required", report.prompts, gate.prompts_min);
+    Condition { name: "prompts", held, text }
+}
+
+fn sure_gain(report: &EvalReport, gate: &config::Gate) -> Condition {
+    // A comparison with a figure that is no number is false, and so the gate refuses.
+    let held = report.reward_gain.low > gate.gain_min;
+    let relation = if held { "is above" } else { "is not above" };
+    let text = format!(
+        "the lower end of the {:.0} % interval of the gain in reward, {}, {relation} {:+.3}",
+        report.confidence * 100.0,
+        interval_text(report.reward_gain),
+        gate.gain_min
+    );
+    Condition { name: "gain", held, text }
+}

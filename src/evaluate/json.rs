@@ -1,0 +1,65 @@
+//! The report as JSON: what the cycle stores, the manifest carries and `--json` prints.
+
+use super::gate::{Condition, conditions};
+use crate::config;
+use crate::domain::{EvalReport, Interval, Verdict};
+use serde_json::{Map, Value, json};
+
+/// The report with the gate's conditions.
+#[must_use]
+pub fn report_to_json(report: &EvalReport, gate: &config::Gate) -> Value {
+    let condition = |c: &Condition| json!({"name": c.name, "held": c.held, "text": c.text});
+    let conditions: Vec<Value> = conditions(report, gate).iter().map(condition).collect();
+    let mut fields = json!({
+        "prompts": report.prompts,
+        "confidence": report.confidence,
+        "champion_reward": report.champion_reward,
+        "challenger_reward": report.challenger_reward,
+        "reward_gain": interval(report.reward_gain),
+        "promote": report.verdict.is_promote(),
+        "conditions": conditions,
+    });
+    let object = fields.as_object_mut().expect("the literal above is an object");
+    put(object, "champion_accuracy", report.champion_accuracy.map(Value::from));
+    put(object, "challenger_accuracy", report.challenger_accuracy.map(Value::from));
+    put(object, "accuracy_gain", report.accuracy_gain.map(interval));
+    fields
+}
+
+/// Reads what [`report_to_json`] writes; `None` where a field is missing or has another type.
+#[must_use]
+pub fn report_from_json(value: &Value) -> Option<EvalReport> {
+    let number = |name: &str| value.get(name)?.as_f64();
+    let failed = || -> Option<Vec<String>> {
+        let all = value.get("conditions")?.as_array()?.iter();
+        let failed = all.filter(|c| c.get("held").and_then(Value::as_bool) == Some(false));
+        failed.map(|c| c.get("text")?.as_str().map(str::to_owned)).collect()
+    };
+    let verdict = if value.get("promote")?.as_bool()? { Verdict::Promote } else { Verdict::Reject(failed()?) };
+    Some(EvalReport {
+        prompts: usize::try_from(value.get("prompts")?.as_u64()?).ok()?,
+        champion_reward: number("champion_reward")?,
+        challenger_reward: number("challenger_reward")?,
+        reward_gain: read_interval(value.get("reward_gain")?)?,
+        champion_accuracy: number("champion_accuracy"),
+        challenger_accuracy: number("challenger_accuracy"),
+        accuracy_gain: value.get("accuracy_gain").and_then(read_interval),
+        confidence: number("confidence")?,
+        verdict,
+    })
+}
+
+fn put(object: &mut Map<String, Value>, name: &str, value: Option<Value>) {
+    if let Some(value) = value {
+        object.insert(name.to_owned(), value);
+    }
+}
+
+fn interval(interval: Interval) -> Value {
+    json!({"mean": interval.mean, "low": interval.low, "high": interval.high})
+}
+
+fn read_interval(value: &Value) -> Option<Interval> {
+    let number = |name: &str| value.get(name)?.as_f64();
+    Some(Interval { mean: number("mean")?, low: number("low")?, high: number("high")? })
+}
