@@ -6,6 +6,7 @@
 
 mod body;
 mod encode;
+pub mod event;
 mod fault;
 mod feedback;
 mod field;

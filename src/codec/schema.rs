@@ -22,5 +22,12 @@ pub const INFERENCE_LOG_V1: Schema = Schema {
 pub const FEEDBACK_V1: Schema =
     Schema { name: "pelton.feedback/v1", file: "feedback.v1", json: include_str!("../../schemas/feedback.v1.json") };
 
+/// The data of a model-version event.
+pub const MODEL_VERSION_V1: Schema = Schema {
+    name: super::event::MODEL_VERSION_V1,
+    file: "model-version.v1",
+    json: include_str!("../../schemas/model-version.v1.json"),
+};
+
 /// All schemas of what crosses Kafka.
-pub const ALL: &[Schema] = &[INFERENCE_LOG_V1, FEEDBACK_V1];
+pub const ALL: &[Schema] = &[INFERENCE_LOG_V1, FEEDBACK_V1, MODEL_VERSION_V1];

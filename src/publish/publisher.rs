@@ -1,0 +1,200 @@
+//! Sends version events to the compacted topic, and reads them back.
+
+use crate::codec::event::{self, EventMessage};
+use crate::config::Kafka;
+use crate::domain::Version;
+use crate::runtime::{Backoff, Shutdown};
+use crate::telemetry::Event;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+use std::time::{Duration, Instant};
+
+/// Why an event is not sent or read.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// A client cannot be made: a property is wrong.
+    #[error("kafka.properties: {0}")]
+    Client(KafkaError),
+    /// The broker cannot be asked.
+    #[error("topic {topic}")]
+    Broker {
+        /// The topic.
+        topic: String,
+        /// The cause.
+        source: KafkaError,
+    },
+    /// The shutdown came before the broker acknowledged; the event is sent at the next start.
+    #[error("the shutdown came before the broker acknowledged the event {id}")]
+    Interrupted {
+        /// The event.
+        id: String,
+    },
+}
+
+/// Sends events.
+pub struct Publisher {
+    producer: FutureProducer,
+    settings: ClientConfig,
+    topic: String,
+}
+
+fn client(kafka: &Kafka) -> ClientConfig {
+    let mut settings = ClientConfig::new();
+    settings.extend(kafka.properties.clone());
+    settings.set("bootstrap.servers", &kafka.brokers);
+    settings
+}
+
+impl Publisher {
+    /// A producer for the topic; asks no broker yet.
+    ///
+    /// # Errors
+    /// [`PublishError::Client`].
+    pub fn new(kafka: &Kafka, topic: &str) -> Result<Self, PublishError> {
+        let settings = client(kafka);
+        let mut producer = settings.clone();
+        producer.set("enable.idempotence", "true").set("acks", "all").set("message.timeout.ms", "30000");
+        Ok(Self { producer: producer.create().map_err(PublishError::Client)?, settings, topic: topic.to_owned() })
+    }
+
+    /// Creates the topic, compacted, with one partition and the broker's replication, where it is missing. A broker without an
+    /// admin API (librdkafka's in-process one) creates topics by itself.
+    ///
+    /// # Errors
+    /// [`PublishError::Client`]; a broker that refuses is left to say so at the first event.
+    pub async fn ensure_topic(&self) -> Result<(), PublishError> {
+        let admin: AdminClient<DefaultClientContext> = self.settings.create().map_err(PublishError::Client)?;
+        let topic = NewTopic::new(&self.topic, 1, TopicReplication::Fixed(-1)).set("cleanup.policy", "compact");
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
+        match admin.create_topics([&topic], &options).await {
+            Ok(results) => {
+                for result in results {
+                    match result {
+                        Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                        Err((topic, code)) => tracing::warn!(topic, %code, "the topic was not created"),
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(topic = self.topic, %error, "the broker has no admin API"),
+        }
+        Ok(())
+    }
+
+    /// Sends a version's messages, and returns the event's id when the broker has acknowledged them. A broker that is away is
+    /// waited for.
+    ///
+    /// # Errors
+    /// [`PublishError::Interrupted`] where the shutdown comes first; [`PublishError::Broker`] where the broker refuses for good.
+    pub async fn publish(&self, version: &Version, source: &str, shutdown: &Shutdown) -> Result<String, PublishError> {
+        let id = event::event_id(version);
+        for message in event::messages(version, source) {
+            self.send(&message, &id, shutdown).await?;
+            Event::EventSent { id: &id, key: &message.key }.emit();
+        }
+        Ok(id)
+    }
+
+    async fn send(&self, message: &EventMessage, id: &str, shutdown: &Shutdown) -> Result<(), PublishError> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        loop {
+            let source = match self.try_send(message).await {
+                Ok(()) => {
+                    if backoff.tries() > 0 {
+                        Event::Back { what: "broker" }.emit();
+                    }
+                    return Ok(());
+                }
+                Err(source) => source,
+            };
+            if is_final(&source) {
+                return Err(PublishError::Broker { topic: self.topic.clone(), source });
+            }
+            if backoff.tries() == 0 {
+                Event::Away { what: "broker", error: &source.to_string() }.emit();
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next_pause()) => {}
+                () = shutdown.cancelled() => return Err(PublishError::Interrupted { id: id.to_owned() }),
+            }
+        }
+    }
+
+    async fn try_send(&self, message: &EventMessage) -> Result<(), KafkaError> {
+        let headers = message
+            .headers
+            .iter()
+            .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(value) }));
+        let record = FutureRecord::to(&self.topic).key(&message.key).payload(&message.payload).headers(headers);
+        self.producer.send(record, Duration::from_secs(5)).await.map(drop).map_err(|(error, _)| error)
+    }
+}
+
+/// Errors that no waiting mends.
+fn is_final(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error,
+        KafkaError::MessageProduction(
+            Code::MessageSizeTooLarge
+                | Code::TopicAuthorizationFailed
+                | Code::ClusterAuthorizationFailed
+                | Code::InvalidTopic
+                | Code::PolicyViolation
+        )
+    )
+}
+
+/// Reads the topic from its beginning to where it ends now. Blocks; call it off the runtime.
+///
+/// # Errors
+/// [`PublishError`] where the broker does not answer within `timeout`.
+pub fn read_events(kafka: &Kafka, topic: &str, timeout: Duration) -> Result<Vec<EventMessage>, PublishError> {
+    let failed = |source| PublishError::Broker { topic: topic.to_owned(), source };
+    let mut settings = client(kafka);
+    settings.set("group.id", "pelton-event-reader").set("enable.auto.commit", "false");
+    let consumer: BaseConsumer = settings.create().map_err(PublishError::Client)?;
+    let deadline = Instant::now() + timeout;
+    let metadata = consumer.fetch_metadata(Some(topic), timeout).map_err(failed)?;
+    let partitions: Vec<i32> =
+        metadata.topics().iter().flat_map(|t| t.partitions()).map(rdkafka::metadata::MetadataPartition::id).collect();
+    let mut wanted = TopicPartitionList::new();
+    let mut left = 0;
+    for partition in partitions {
+        let (low, high) = consumer.fetch_watermarks(topic, partition, timeout).map_err(failed)?;
+        if high > low {
+            wanted.add_partition_offset(topic, partition, Offset::Offset(low)).map_err(failed)?;
+            left += 1;
+        }
+    }
+    consumer.assign(&wanted).map_err(failed)?;
+    let ends: std::collections::BTreeMap<i32, i64> = wanted
+        .elements()
+        .iter()
+        .map(|e| Ok((e.partition(), consumer.fetch_watermarks(topic, e.partition(), timeout).map_err(failed)?.1)))
+        .collect::<Result<_, PublishError>>()?;
+    let mut messages = Vec::new();
+    while left > 0 && Instant::now() < deadline {
+        let Some(polled) = consumer.poll(Duration::from_millis(100)) else { continue };
+        let message = polled.map_err(failed)?;
+        left -= usize::from(message.offset() + 1 >= ends[&message.partition()]);
+        messages.push(read(&message));
+    }
+    Ok(messages)
+}
+
+fn read(message: &rdkafka::message::BorrowedMessage<'_>) -> EventMessage {
+    let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+    let headers = message.headers().into_iter().flat_map(rdkafka::message::Headers::iter);
+    EventMessage {
+        key: text(message.key()),
+        headers: headers.map(|h| (h.key.to_owned(), text(h.value))).collect(),
+        payload: message.payload().unwrap_or_default().to_vec(),
+    }
+}
