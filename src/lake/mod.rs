@@ -2,12 +2,16 @@
 //!
 //! - [`Lake`] opens or creates the tables at a URL, appends domain values to the low-rate ones, reads them back, and
 //!   hands out DataFusion providers of any table at any version.
+//! - [`Committer`] adds what came from Kafka together with the offsets that it came from, exactly once.
 //! - [`Lake::maintain`] writes checkpoints and cleans the log up, off the path of commits.
+//! - [`Lake::audit`] proves from the tables that nothing was lost and nothing is there twice.
 //!
 //! Nothing but this module knows Delta. It never deletes a row, and never moves an offset without the rows before it.
 
 mod append;
+mod audit;
 mod column;
+mod committer;
 mod durable;
 mod error;
 mod log;
@@ -17,7 +21,9 @@ mod store;
 mod table;
 mod tables;
 
+pub use audit::{Audit, Gap, PartitionAudit};
 pub use column::{Column, Kind};
+pub use committer::{CommitError, Committed, Committer, Part, PartitionKey};
 pub use error::{Error, Result};
 pub use maintain::Maintained;
 pub use store::Store;
