@@ -1,1 +1,34 @@
 //! Kafka to batches of decoded rows; owns the consumer.
+//!
+//! ```text
+//! poll thread:   poll ─► decode ─► a buffer per partition ─► cut by rows, bytes or age
+//!                 ▲                                              │ one send a batch
+//!                 └── what was committed, what moved ◄── worker thread: sink (encode, commit)
+//! ```
+//!
+//! The tables say where each partition begins: the rebalance callback asks the sink and assigns at those offsets. A batch
+//! carries, for each partition, the range of offsets `[start, end)` that it covers and the epoch of the assignment; the sink
+//! commits rows and offsets as one, or says that a partition moved, and then its buffer is dropped and reading goes on
+//! from where the tables stand. Kafka's own group offsets follow after the commit, for lag tools only.
+//!
+//! It promises to skip nothing silently: where the broker no longer has what the tables need next, the partition stops and
+//! says so. A broker or store that is away is tried again with growing pauses, said once. Memory is bounded by
+//! `in_flight_bytes_max`: above it reading pauses while polling goes on, so that the group keeps its member.
+//!
+//! It knows nothing of Delta: the [`Sink`] is given by the caller.
+
+mod assignment;
+mod buffer;
+mod client;
+mod confirm;
+mod context;
+mod copies;
+mod error;
+mod poll;
+mod sink;
+mod worker;
+
+pub use confirm::{Confirmation, confirm_gap};
+pub use error::Error;
+pub use poll::{Progress, run};
+pub use sink::{Committed, Part, Partition, Rows, Sink, SinkError};

@@ -1,0 +1,220 @@
+//! Partitions that come, go, or have to be read again: where each begins, and that the broker still has it.
+
+use super::context::{Client, State};
+use super::error::Error;
+use super::sink::{Partition, Sink};
+use crate::config::Start;
+use crate::domain::RowKind;
+use crate::runtime::Backoff;
+use crate::telemetry::{Event, metric};
+use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::{Offset, TopicPartitionList};
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::Duration;
+
+/// How long a revoked partition's rows may take to be committed before they are left to the next owner.
+const REVOKE_FLUSH_MAX: Duration = Duration::from_secs(10);
+/// How long the broker may take to answer one question.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+const SEEKS_MAX: u32 = 20;
+
+/// Where a partition begins, and whether the broker has that offset.
+struct Begin {
+    partition: Partition,
+    kind: RowKind,
+    next: i64,
+    stopped: bool,
+}
+
+impl<S: Sink + 'static> State<S> {
+    /// Takes over partitions: each begins at the offset that the tables need next.
+    pub(super) fn assign(&mut self, consumer: &Client<S>, given: &TopicPartitionList) -> Result<(), Error> {
+        Event::Rebalanced { what: "assigned", partitions: &names(given) }.emit();
+        let mut begins = Vec::new();
+        for kind in [RowKind::Inference, RowKind::Feedback] {
+            let of_kind = partitions(given).filter(|p| self.kinds.get(&p.topic) == Some(&kind)).collect();
+            begins.extend(self.begin(consumer, kind, of_kind)?);
+        }
+        if self.shutdown.is_cancelled() {
+            return Ok(());
+        }
+        let (mut at, mut still) = (TopicPartitionList::new(), TopicPartitionList::new());
+        for begin in &begins {
+            let Partition { topic, number } = &begin.partition;
+            // A stopped partition stays assigned, or giving it back would be an error; it is paused and read by nobody.
+            let offset = if begin.stopped { Offset::End } else { Offset::Offset(begin.next) };
+            at.add_partition_offset(topic, *number, offset).map_err(Error::Fatal)?;
+            if begin.stopped || self.paused {
+                still.add_partition(topic, *number);
+            }
+            self.buffer.own(&begin.partition, begin.kind, begin.next, begin.stopped);
+        }
+        let assigned = match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_assign(&at),
+            _ => consumer.assign(&at),
+        };
+        assigned.and_then(|()| consumer.pause(&still)).map_err(Error::Fatal)?;
+        self.count_partitions();
+        Ok(())
+    }
+
+    /// Gives partitions up; what was read of them is committed first where that is quick and still ours to do.
+    pub(super) fn revoke(&mut self, consumer: &Client<S>, taken: &TopicPartitionList) -> Result<(), Error> {
+        let lost = consumer.assignment_lost();
+        Event::Rebalanced { what: if lost { "lost" } else { "revoked" }, partitions: &names(taken) }.emit();
+        if !lost && !self.closing {
+            self.flush(consumer, REVOKE_FLUSH_MAX)?;
+        }
+        for partition in partitions(taken) {
+            if let Some(owned) = self.buffer.disown(&partition).filter(|owned| owned.next > owned.start) {
+                Event::BatchDropped { topic: &partition.topic, partition: partition.number, start: owned.start }.emit();
+            }
+        }
+        let unassigned = match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_unassign(taken),
+            _ => consumer.unassign(),
+        };
+        self.count_partitions();
+        unassigned.map_err(Error::Fatal)
+    }
+
+    /// Drops what was read of partitions and reads on from where the tables stand.
+    pub(super) fn reread(&mut self, consumer: &Client<S>, kind: RowKind, moved: Vec<Partition>) -> Result<(), Error> {
+        let begins = self.begin(consumer, kind, moved)?;
+        let mut at = TopicPartitionList::new();
+        for begin in &begins {
+            let Partition { topic, number } = &begin.partition;
+            self.buffer.own(&begin.partition, begin.kind, begin.next, begin.stopped);
+            if !begin.stopped {
+                at.add_partition_offset(topic, *number, Offset::Offset(begin.next)).map_err(Error::Fatal)?;
+            }
+        }
+        seek(consumer, &at)
+    }
+
+    /// The broker refused an offset: whichever partition it was, those whose offset it no longer has stop, the others read
+    /// on.
+    pub(super) fn check_offsets(&mut self, consumer: &Client<S>) -> Result<(), Error> {
+        let owned: Vec<(Partition, i64)> =
+            self.buffer.partitions().filter(|(_, o)| !o.stopped).map(|(p, o)| (p, o.next)).collect();
+        let mut at = TopicPartitionList::new();
+        for (partition, next) in owned {
+            if self.is_gap(consumer, &partition, next) {
+                let owned = self.buffer.get_mut(&partition.topic, partition.number);
+                owned.expect("it was listed just now").stopped = true;
+            } else {
+                at.add_partition_offset(&partition.topic, partition.number, Offset::Offset(next))
+                    .map_err(Error::Fatal)?;
+            }
+        }
+        seek(consumer, &at)
+    }
+
+    /// Where partitions of one kind begin; those that the tables do not know are pinned first.
+    fn begin(&mut self, consumer: &Client<S>, kind: RowKind, wanted: Vec<Partition>) -> Result<Vec<Begin>, Error> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut positions = self.worker.positions(kind, wanted.clone())?;
+        let new: Vec<Partition> =
+            wanted.iter().zip(&positions).filter(|(_, p)| p.is_none()).map(|(w, _)| w.clone()).collect();
+        if !new.is_empty() {
+            let mut starts = Vec::with_capacity(new.len());
+            for partition in new {
+                let Some((low, high)) = self.watermarks(consumer, &partition) else { return Ok(Vec::new()) };
+                starts.push((partition, if self.start == Start::Earliest { low } else { high }));
+            }
+            self.worker.pin(kind, starts)?;
+            positions = self.worker.positions(kind, wanted.clone())?;
+        }
+        let mut begins = Vec::with_capacity(wanted.len());
+        for (partition, position) in wanted.into_iter().zip(positions) {
+            let next = position.expect("every partition is pinned now");
+            let stopped = self.is_gap(consumer, &partition, next);
+            begins.push(Begin { partition, kind, next, stopped });
+        }
+        Ok(begins)
+    }
+
+    /// Whether the broker lacks the offset that the tables need next; says so where it does.
+    fn is_gap(&mut self, consumer: &Client<S>, partition: &Partition, stored: i64) -> bool {
+        let Some((low, high)) = self.watermarks(consumer, partition) else { return false };
+        let gap = stored < low || stored > high;
+        if gap {
+            Event::Gap { topic: &partition.topic, partition: partition.number, stored, low, high }.emit();
+            self.progress.stopped.fetch_add(1, Relaxed);
+        }
+        gap
+    }
+
+    /// The oldest offset that the broker has and the next that it will write; nothing only where a shutdown came first.
+    fn watermarks(&mut self, consumer: &Client<S>, partition: &Partition) -> Option<(i64, i64)> {
+        let mut backoff = Backoff::new(Duration::from_millis(100), self.pause_max);
+        while !self.shutdown.is_cancelled() {
+            match consumer.fetch_watermarks(&partition.topic, partition.number, ANSWER_MAX) {
+                Ok(found) => {
+                    self.broker_is_back();
+                    return Some(found);
+                }
+                Err(error) => {
+                    self.broker_is_away(&error);
+                    thread::sleep(backoff.next_pause());
+                }
+            }
+        }
+        None
+    }
+
+    pub(super) fn broker_is_away(&mut self, error: &KafkaError) {
+        if !self.away {
+            Event::Away { what: "kafka", error: &error.to_string() }.emit();
+        }
+        self.away = true;
+    }
+
+    pub(super) fn broker_is_back(&mut self) {
+        if self.away {
+            Event::Back { what: "kafka" }.emit();
+        }
+        self.away = false;
+    }
+
+    fn count_partitions(&self) {
+        self.progress.partitions.store(self.buffer.len() as u64, Relaxed);
+        metric::PARTITIONS.set(i64::try_from(self.buffer.len()).unwrap_or(i64::MAX));
+    }
+}
+
+/// Moves the consumer. It refuses while a partition is just being assigned, so that is tried a few times.
+fn seek<S: Sink + 'static>(consumer: &Client<S>, at: &TopicPartitionList) -> Result<(), Error> {
+    if at.count() == 0 {
+        return Ok(());
+    }
+    let mut last = None;
+    for _ in 0..SEEKS_MAX {
+        let sought = consumer.seek_partitions(at.clone(), ANSWER_MAX).and_then(|done| all_sought(&done));
+        match sought {
+            Ok(()) => return Ok(()),
+            Err(error) => last = Some(error),
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    Err(Error::Fatal(last.expect("it was tried at least once")))
+}
+
+fn all_sought(done: &TopicPartitionList) -> KafkaResult<()> {
+    done.elements().iter().try_for_each(|element| element.error())
+}
+
+fn partitions(list: &TopicPartitionList) -> impl Iterator<Item = Partition> {
+    let elements = list.elements();
+    let partition = |(topic, number)| Partition { topic, number };
+    let keys: Vec<_> = elements.iter().map(|e| (e.topic().to_owned(), e.partition())).collect();
+    keys.into_iter().map(partition)
+}
+
+fn names(list: &TopicPartitionList) -> String {
+    partitions(list).map(|p| p.to_string()).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,54 @@
+//! librdkafka's settings: what the promise rests on, and defaults that bound memory.
+
+use super::error::Error;
+use crate::config;
+use rdkafka::ClientConfig;
+use rdkafka::producer::BaseProducer;
+
+/// Settings of every client: the brokers, and what the user added.
+pub(super) fn base(kafka: &config::Kafka) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &kafka.brokers).set("client.id", "pelton");
+    // Broker threads log what `Event::Away` says once.
+    client.set("log.connection.close", "false");
+    for (name, value) in &kafka.properties {
+        client.set(name, value);
+    }
+    client
+}
+
+/// Settings of the ingesting consumer.
+pub(super) fn consumer(kafka: &config::Kafka, ingest: &config::Ingest) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
+        // Only the partitions that move stop when a member comes or goes.
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        // librdkafka would keep 100,000 messages of each partition in memory.
+        .set("queued.min.messages", "10000")
+        .set("queued.max.messages.kbytes", "65536")
+        .set("fetch.message.max.bytes", "4194304")
+        .set("fetch.wait.max.ms", "100")
+        .set("fetch.queue.backoff.ms", "20")
+        // A topic that is made later is found soon.
+        .set("topic.metadata.refresh.interval.ms", "10000");
+    for (name, value) in base(kafka).config_map() {
+        client.set(name, value);
+    }
+    // What the delivery promise rests on; the configuration refuses to change these.
+    client
+        .set("group.id", &ingest.group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("check.crcs", "true")
+        .set("enable.partition.eof", "false");
+    client
+}
+
+/// A producer whose acknowledged messages are there.
+pub(super) fn producer(kafka: &config::Kafka) -> Result<BaseProducer, Error> {
+    let mut client = base(kafka);
+    client.set("enable.idempotence", "true").set("message.max.bytes", "104857600");
+    client.create().map_err(Error::Settings)
+}

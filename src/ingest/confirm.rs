@@ -1,0 +1,65 @@
+//! Whether the broker confirms that offsets which are in no table never held a message.
+
+use super::client;
+use super::error::Error;
+use super::sink::Partition;
+use crate::config;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message as _;
+use rdkafka::{Offset, TopicPartitionList};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What the broker says of a range of offsets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirmation {
+    /// It has no message in the range: transaction markers, aborted messages, or compacted ones.
+    Empty,
+    /// It has a message at this offset.
+    Message {
+        /// The offset.
+        offset: i64,
+    },
+    /// It no longer has the range, so nobody can tell.
+    Expired,
+}
+
+/// Asks the broker what it delivers from `first` to `last`, both included.
+///
+/// # Errors
+/// [`Error::Settings`] where the client cannot be made, [`Error::Away`] where the broker does not answer.
+pub fn confirm_gap(kafka: &config::Kafka, partition: &Partition, first: i64, last: i64) -> Result<Confirmation, Error> {
+    let mut client = client::base(kafka);
+    client
+        .set("group.id", "pelton-audit")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true");
+    let away = |source| Error::Away { brokers: kafka.brokers.clone(), source };
+    let consumer: BaseConsumer = client.create().map_err(Error::Settings)?;
+    let (low, high) = consumer.fetch_watermarks(&partition.topic, partition.number, PATIENCE).map_err(away)?;
+    if first < low || last >= high {
+        return Ok(Confirmation::Expired);
+    }
+    let mut assignment = TopicPartitionList::new();
+    assignment
+        .add_partition_offset(&partition.topic, partition.number, Offset::Offset(first))
+        .and_then(|()| consumer.assign(&assignment))
+        .map_err(away)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match consumer.poll(Duration::from_millis(200)) {
+            Some(Ok(message)) if message.offset() > last => return Ok(Confirmation::Empty),
+            Some(Ok(message)) if message.offset() >= first => {
+                return Ok(Confirmation::Message { offset: message.offset() });
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(Confirmation::Empty),
+            Some(Err(error)) if Instant::now() > deadline => return Err(away(error)),
+            None if Instant::now() > deadline => return Err(away(KafkaError::NoMessageReceived)),
+            _ => {}
+        }
+    }
+}

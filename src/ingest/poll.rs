@@ -1,0 +1,215 @@
+//! The loop: poll, decode, cut, settle, pause, until the shutdown, and then drain.
+
+use super::client;
+use super::context::{Client, Context, State};
+use super::copies::CopyTopic;
+use super::error::Error;
+use super::sink::{Committed, Sink};
+use crate::codec;
+use crate::config;
+use crate::domain::{Origin, Row, Timestamp};
+use crate::runtime::{self, Backoff, Shutdown};
+use crate::telemetry::Event;
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+/// One turn waits at most so long for a message.
+const POLL_MAX: Duration = Duration::from_millis(50);
+/// What a row costs in memory beside its message: offsets, numbers and validity of some thirty columns.
+const ROW_OVERHEAD_BYTES: usize = 512;
+/// Batches that the worker may hold: one being committed, one waiting.
+const BATCHES_WAITING_MAX: usize = 2;
+
+/// What ingestion has done so far; shared with whoever watches it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Rows committed.
+    pub rows: AtomicU64,
+    /// Dead letters committed.
+    pub dead_letters: AtomicU64,
+    /// Bytes of messages committed, with what their rows cost beside them.
+    pub bytes: AtomicU64,
+    /// Batches committed.
+    pub batches: AtomicU64,
+    /// Batches dropped because a partition had moved.
+    pub dropped: AtomicU64,
+    /// Partitions owned now.
+    pub partitions: AtomicU64,
+    /// Partitions stopped because the broker lacks what the tables need next.
+    pub stopped: AtomicU64,
+}
+
+impl Progress {
+    pub(super) fn add(&self, committed: Committed, bytes: usize) {
+        self.rows.fetch_add(committed.rows, Relaxed);
+        self.dead_letters.fetch_add(committed.dead_letters, Relaxed);
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+        self.batches.fetch_add(1, Relaxed);
+    }
+}
+
+/// Ingests until the shutdown, on the calling thread; the thread may block. `sink` is given the Kafka cluster's id.
+///
+/// # Errors
+/// [`Error`] where it cannot go on. A broker or store that is away is no such case.
+pub fn run<S: Sink + 'static>(
+    kafka: &config::Kafka,
+    ingest: &config::Ingest,
+    sink: impl FnOnce(&str) -> Result<S, Box<dyn std::error::Error + Send + Sync>>,
+    progress: Arc<Progress>,
+    shutdown: &Shutdown,
+) -> Result<(), Error> {
+    let Some(cluster) = cluster_id(kafka, ingest, shutdown)? else { return Ok(()) };
+    let sink = sink(&cluster).map_err(Error::Sink)?;
+    let copies = ingest.dead_letter_topic.as_deref().map(|topic| CopyTopic::open(kafka, topic)).transpose()?;
+    let context = Context::new(sink, ingest, copies, progress, shutdown.clone());
+    let consumer: Client<S> = client::consumer(kafka, ingest).create_with_context(context).map_err(Error::Settings)?;
+    let topics: Vec<&str> = ingest.topics.iter().chain(&ingest.feedback_topics).map(String::as_str).collect();
+    consumer.subscribe(&topics).map_err(|source| Error::Subscribe { topics: topics.join(", "), source })?;
+    let ended = turns(&consumer, ingest, shutdown);
+    let drained = if ended.is_ok() { drain(&consumer, ingest) } else { Ok(()) };
+    let mut state = consumer.context().state();
+    state.closing = true;
+    state.worker.give_up();
+    drop(state);
+    ended.and(drained)
+}
+
+fn turns<S: Sink + 'static>(consumer: &Client<S>, ingest: &config::Ingest, shutdown: &Shutdown) -> Result<(), Error> {
+    while !shutdown.is_cancelled() {
+        let polled = consumer.poll(POLL_MAX);
+        let mut state = consumer.context().state();
+        if let Some(error) = state.failed.take() {
+            return Err(error);
+        }
+        match polled {
+            Some(Ok(message)) => state.take(&message, ingest.message_bytes_max),
+            Some(Err(error)) => state.fault(consumer, error)?,
+            None => {}
+        }
+        state.turn(consumer, ingest)?;
+    }
+    Ok(())
+}
+
+/// Commits what was read, within the configured time.
+fn drain<S: Sink + 'static>(consumer: &Client<S>, ingest: &config::Ingest) -> Result<(), Error> {
+    let mut state = consumer.context().state();
+    state.flush(consumer, Duration::from_millis(ingest.drain_timeout_ms))?;
+    let left = state.worker.waiting;
+    if left > 0 {
+        tracing::warn!(batches = left, "not drained in time; the rows are read again at the next start");
+    }
+    let mut offsets = TopicPartitionList::new();
+    for (partition, owned) in state.buffer.partitions().filter(|(_, owned)| !owned.stopped && left == 0) {
+        let next = rdkafka::Offset::Offset(owned.start);
+        offsets.add_partition_offset(&partition.topic, partition.number, next).ok();
+    }
+    if offsets.count() > 0 {
+        // For lag tools only: the tables are the truth.
+        consumer.commit(&offsets, CommitMode::Sync).ok();
+    }
+    Ok(())
+}
+
+impl<S: Sink + 'static> State<S> {
+    /// Takes in one message.
+    fn take(&mut self, message: &BorrowedMessage<'_>, message_bytes_max: usize) {
+        self.broker_is_back();
+        let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+        let Some(owned) = self.buffer.get_mut(topic, partition) else { return };
+        // What came before a seek took effect was read already.
+        if owned.stopped || offset < owned.next {
+            return;
+        }
+        let kind = owned.kind;
+        let time = message.timestamp().to_millis().map(Timestamp::from_millis);
+        let origin = Origin { topic, partition, offset, time, ingest_time: runtime::now() };
+        let payload = message.payload();
+        let row = codec::decode(kind, payload, message_bytes_max)
+            .unwrap_or_else(|fault| Row::DeadLetter(fault.into_row(message.key(), payload, headers(message))));
+        let bytes = message.payload_len() + message.key_len() + ROW_OVERHEAD_BYTES;
+        self.buffer.push(&row, &origin, bytes);
+    }
+
+    /// What is due at each turn: answers, a cut, a pause or its end.
+    fn turn(&mut self, consumer: &Client<S>, ingest: &config::Ingest) -> Result<(), Error> {
+        while self.worker.waiting > 0 {
+            let Some(done) = self.worker.answer(Duration::ZERO)? else { break };
+            self.settle(consumer, done)?;
+        }
+        if self.is_due(ingest) && self.worker.waiting < BATCHES_WAITING_MAX {
+            self.send()?;
+        }
+        let in_flight = self.in_flight();
+        if !self.paused && in_flight >= ingest.in_flight_bytes_max {
+            Event::Paused { buffer_bytes: in_flight as u64 }.emit();
+            consumer.pause(&self.readable()).map_err(Error::Fatal)?;
+            self.paused = true;
+        } else if self.paused && in_flight <= ingest.in_flight_bytes_max / 2 {
+            consumer.resume(&self.readable()).map_err(Error::Fatal)?;
+            self.paused = false;
+        }
+        Ok(())
+    }
+
+    fn is_due(&self, ingest: &config::Ingest) -> bool {
+        self.buffer.rows > 0
+            && (self.buffer.rows >= ingest.batch_rows_max
+                || self.buffer.bytes >= ingest.batch_bytes_max.min(ingest.in_flight_bytes_max / 2)
+                || self.buffer.age() >= Duration::from_millis(ingest.batch_age_ms_max))
+    }
+
+    fn readable(&self) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for (partition, _) in self.buffer.partitions().filter(|(_, owned)| !owned.stopped) {
+            list.add_partition(&partition.topic, partition.number);
+        }
+        list
+    }
+
+    /// Takes in what librdkafka could not do. Most of it passes by itself.
+    fn fault(&mut self, consumer: &Client<S>, error: KafkaError) -> Result<(), Error> {
+        match error {
+            KafkaError::MessageConsumptionFatal(_) => Err(Error::Fatal(error)),
+            KafkaError::MessageConsumption(
+                RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::NoOffset,
+            ) => self.check_offsets(consumer),
+            error => {
+                self.broker_is_away(&error);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn headers<'a>(message: &'a BorrowedMessage<'_>) -> Vec<(&'a str, Option<&'a [u8]>)> {
+    message.headers().map_or_else(Vec::new, |headers| headers.iter().map(|h| (h.key, h.value)).collect())
+}
+
+/// The Kafka cluster's id, which keeps offsets of different clusters apart; nothing only where a shutdown came first.
+fn cluster_id(kafka: &config::Kafka, ingest: &config::Ingest, shutdown: &Shutdown) -> Result<Option<String>, Error> {
+    let client: BaseConsumer = client::base(kafka).create().map_err(Error::Settings)?;
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(ingest.retry_backoff_ms_max));
+    while !shutdown.is_cancelled() {
+        // Polling serves the error events, which would pile up.
+        client.poll(Duration::ZERO);
+        if let Some(id) = client.client().fetch_cluster_id(Duration::from_secs(1)) {
+            if backoff.tries() > 0 {
+                Event::Back { what: "kafka" }.emit();
+            }
+            return Ok(Some(id));
+        }
+        if backoff.tries() == 0 {
+            Event::Away { what: "kafka", error: &format!("{} does not answer", kafka.brokers) }.emit();
+        }
+        thread::sleep(backoff.next_pause());
+    }
+    Ok(None)
+}

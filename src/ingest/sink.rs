@@ -1,0 +1,96 @@
+//! Where rows go: the seam between Kafka and the tables.
+
+use crate::domain::{Origin, Row, RowKind};
+use std::fmt;
+
+/// One partition of one topic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Partition {
+    /// The topic.
+    pub topic: String,
+    /// The number.
+    pub number: i32,
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.number)
+    }
+}
+
+/// Rows that are being collected for one partition.
+pub trait Rows: Send {
+    /// What is handed to the sink.
+    type Cut: Send;
+
+    /// Copies one row in, a dead letter among them.
+    fn push(&mut self, row: &Row<'_>, origin: &Origin<'_>);
+
+    /// Ends the collection.
+    fn cut(self) -> Self::Cut;
+}
+
+/// What one partition adds to a batch.
+#[derive(Debug)]
+pub struct Part<C> {
+    /// The partition.
+    pub partition: Partition,
+    /// The first offset that it covers.
+    pub start: i64,
+    /// The offset after the last one that it covers.
+    pub end: i64,
+    /// Its rows.
+    pub rows: C,
+}
+
+/// What a commit did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Committed {
+    /// Rows added to the topic's table.
+    pub rows: u64,
+    /// Dead letters added.
+    pub dead_letters: u64,
+}
+
+/// Why the sink did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The partition stands at another offset: another process moved it. The batch is of no use.
+    #[error("{0}")]
+    Moved(String),
+    /// The store failed; the same call may be made again.
+    #[error("{0}")]
+    Away(String),
+}
+
+/// The tables, as ingestion sees them. Called from one thread that may block.
+pub trait Sink: Send {
+    /// Its buffers.
+    type Rows: Rows;
+
+    /// Makes buffers for the poll thread.
+    fn rows(kind: RowKind) -> Self::Rows;
+
+    /// The next offset that the tables need of each partition; nothing where it was never pinned.
+    ///
+    /// # Errors
+    /// [`SinkError::Away`].
+    fn positions(&mut self, kind: RowKind, partitions: &[Partition]) -> Result<Vec<Option<i64>>, SinkError>;
+
+    /// Fixes where partitions begin that were never pinned.
+    ///
+    /// # Errors
+    /// [`SinkError::Moved`] where another process pinned one of them first, [`SinkError::Away`].
+    fn pin(&mut self, kind: RowKind, starts: &[(Partition, i64)]) -> Result<(), SinkError>;
+
+    /// Adds the parts' rows and moves their offsets, exactly once.
+    ///
+    /// # Errors
+    /// [`SinkError::Moved`] where a partition stands elsewhere, [`SinkError::Away`].
+    fn commit(
+        &mut self,
+        kind: RowKind,
+        parts: &[Part<<Self::Rows as Rows>::Cut>],
+        bytes: u64,
+    ) -> Result<Committed, SinkError>;
+}
