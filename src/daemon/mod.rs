@@ -7,8 +7,10 @@
 //! | schedule | a warning; tried again at the next turn | the child is asked to end, and the cycle goes on at the next start |
 //! | console | the daemon ends with an error: it was asked to listen | answers what it has begun |
 
+pub mod audit;
 pub mod call_log;
 pub mod console;
+pub mod pipeline;
 pub mod schedule;
 
 use crate::config::Config;
@@ -60,6 +62,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<()> {
         tasks.spawn(console::serve(listen, ready.clone(), shutdown.clone()));
     }
     tasks.spawn(maintain(lake.clone(), shutdown.clone()));
+    tasks.spawn(pipeline::run_ingest(config.clone(), lake.clone(), Arc::default(), shutdown.clone()));
     ready.set(true);
     let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {

@@ -1,0 +1,141 @@
+//! Ingest wired to the lake: the tables as ingestion sees them.
+
+use crate::config::Config;
+use crate::domain::{Origin, Row, RowKind};
+use crate::ingest::{self, Committed, Part, Partition, Progress, Rows, Sink, SinkError};
+use crate::lake::{
+    CommitError, Committer, DeadLetterBuilder, FeedbackBuilder, InferenceLogBuilder, Lake, PartitionKey, TableName,
+};
+use crate::runtime::Shutdown;
+use crate::telemetry::Event;
+use anyhow::{Context as _, Result};
+use arrow::array::RecordBatch;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::runtime::Handle;
+
+/// Ingests until the shutdown, then commits what was read, within the configured time.
+///
+/// # Errors
+/// Where ingestion cannot go on; a broker or store that is away is no such case.
+pub async fn run_ingest(config: Arc<Config>, lake: Lake, progress: Arc<Progress>, shutdown: Shutdown) -> Result<()> {
+    let runtime = Handle::current();
+    let pipeline = config.ingest.pipeline.clone();
+    // Polling and committing block, so they have threads of their own.
+    let ingest = move || {
+        let sink = |cluster: &str| -> Result<LakeSink, Box<dyn std::error::Error + Send + Sync>> {
+            let committer = runtime.block_on(lake.committer(&pipeline, cluster))?;
+            Ok(LakeSink { committer, runtime: runtime.clone() })
+        };
+        ingest::run(&config.kafka, &config.ingest, sink, progress, &shutdown)
+    };
+    tokio::task::spawn_blocking(ingest).await.context("ingestion panicked")?.context("ingestion cannot go on")
+}
+
+/// The lake's committer behind the seam.
+struct LakeSink {
+    committer: Committer,
+    runtime: Handle,
+}
+
+/// Arrow builders of one partition.
+struct LakeRows {
+    rows: Builder,
+    dead_letters: Option<DeadLetterBuilder>,
+}
+
+enum Builder {
+    Inference(Box<InferenceLogBuilder>),
+    Feedback(Box<FeedbackBuilder>),
+}
+
+/// Batches of one partition: rows of the topic's table, and dead letters.
+struct LakeCut {
+    rows: RecordBatch,
+    dead_letters: Option<RecordBatch>,
+}
+
+impl Rows for LakeRows {
+    type Cut = LakeCut;
+
+    fn push(&mut self, row: &Row<'_>, origin: &Origin<'_>) {
+        match (row, &mut self.rows) {
+            (Row::Inference(row), Builder::Inference(builder)) => builder.append(row, origin),
+            (Row::Feedback(row), Builder::Feedback(builder)) => builder.append(row, origin),
+            (Row::DeadLetter(row), _) => {
+                self.dead_letters.get_or_insert_with(DeadLetterBuilder::new).append(row, origin);
+            }
+            _ => unreachable!("a topic has one kind of rows"),
+        }
+    }
+
+    fn cut(mut self) -> LakeCut {
+        let rows = match &mut self.rows {
+            Builder::Inference(builder) => builder.finish(),
+            Builder::Feedback(builder) => builder.finish(),
+        };
+        LakeCut { rows, dead_letters: self.dead_letters.map(|mut builder| builder.finish()) }
+    }
+}
+
+fn table(kind: RowKind) -> TableName {
+    match kind {
+        RowKind::Inference => TableName::InferenceLog,
+        RowKind::Feedback => TableName::Feedback,
+    }
+}
+
+fn key(partition: &Partition) -> PartitionKey {
+    PartitionKey { topic: partition.topic.clone(), partition: partition.number }
+}
+
+fn sink_error(error: CommitError) -> SinkError {
+    match error {
+        CommitError::Moved { .. } => SinkError::Moved(error.to_string()),
+        CommitError::Store(error) => away(error),
+    }
+}
+
+fn away(error: impl std::error::Error + Send + Sync + 'static) -> SinkError {
+    SinkError::Away(format!("{:#}", anyhow::Error::new(error)))
+}
+
+impl Sink for LakeSink {
+    type Rows = LakeRows;
+
+    fn rows(kind: RowKind) -> LakeRows {
+        let rows = match kind {
+            RowKind::Inference => Builder::Inference(Box::default()),
+            RowKind::Feedback => Builder::Feedback(Box::default()),
+        };
+        LakeRows { rows, dead_letters: None }
+    }
+
+    fn positions(&mut self, kind: RowKind, partitions: &[Partition]) -> Result<Vec<Option<i64>>, SinkError> {
+        let keys: Vec<PartitionKey> = partitions.iter().map(key).collect();
+        self.runtime.block_on(self.committer.positions(table(kind), &keys)).map_err(away)
+    }
+
+    fn pin(&mut self, kind: RowKind, starts: &[(Partition, i64)]) -> Result<(), SinkError> {
+        let starts: Vec<(PartitionKey, i64)> = starts.iter().map(|(p, start)| (key(p), *start)).collect();
+        self.runtime.block_on(self.committer.pin(table(kind), &starts)).map_err(sink_error)
+    }
+
+    fn commit(&mut self, kind: RowKind, parts: &[Part<LakeCut>], bytes: u64) -> Result<Committed, SinkError> {
+        let began = Instant::now();
+        let part = |part: &Part<LakeCut>| crate::lake::Part {
+            key: key(&part.partition),
+            start: part.start,
+            end: part.end,
+            rows: vec![part.rows.rows.clone()],
+            dead_letters: part.rows.dead_letters.iter().cloned().collect(),
+        };
+        let parts: Vec<_> = parts.iter().map(part).collect();
+        let done = self.runtime.block_on(self.committer.commit(table(kind), &parts)).map_err(sink_error)?;
+        let (rows, dead_letters) = (done.rows as u64, done.dead_letters as u64);
+        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (table, version) = (table(kind).as_str(), done.version);
+        Event::BatchCommitted { table, version, rows, dead_letters, bytes, duration_ms }.emit();
+        Ok(Committed { rows, dead_letters })
+    }
+}
