@@ -1,6 +1,6 @@
 //! `pelton check-config`: is a configuration right?
 
-use crate::config;
+use crate::{config, daemon};
 use anyhow::Result;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,9 +14,9 @@ pub struct Args {
     file: PathBuf,
 }
 
-#[expect(clippy::unused_async, reason = "the windows' SQL is planned here as soon as there are tables to plan it on")]
 pub async fn run(args: Args) -> Result<ExitCode> {
     let config = config::load(&args.file)?;
+    daemon::check_windows(&config).await?;
     println!("{} is right: {} windows, {} models", args.file.display(), config.windows.len(), config.models.len());
     Ok(ExitCode::SUCCESS)
 }

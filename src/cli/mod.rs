@@ -1,6 +1,8 @@
 //! One file a subcommand: each parses its arguments, calls a stage, and prints.
 
 mod check_config;
+pub(crate) mod cycle;
+mod print;
 mod run;
 mod schema;
 
@@ -21,6 +23,8 @@ pub struct Cli {
 enum Command {
     /// Run the daemon: logs to tables, cycles by schedule, versions to events
     Run(run::Args),
+    /// Turns of the wheel: run one by hand, list them, show one
+    Cycle(cycle::Args),
     /// Check a configuration file: prints every problem with its path, or that there is none
     CheckConfig(check_config::Args),
     /// Print the JSON Schema of what crosses Pelton's borders: inference logs, feedback, events, the configuration
@@ -34,6 +38,7 @@ enum Command {
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Run(args) => block_on(run::run(args)),
+        Command::Cycle(args) => block_on(cycle::run(args)),
         Command::CheckConfig(args) => block_on(check_config::run(args)),
         Command::Schema(args) => schema::run(&args),
     }

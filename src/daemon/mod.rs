@@ -10,15 +10,20 @@
 pub mod audit;
 pub mod call_log;
 pub mod console;
+pub mod cycle;
 pub mod pipeline;
 pub mod schedule;
+mod scheduler;
 
 use crate::config::Config;
-use crate::lake::Lake;
+use crate::domain::{Version, VersionState};
+use crate::lake::{Lake, TableName};
+use crate::query::{Sources, Table};
 use crate::runtime::{Backoff, Shutdown};
 use anyhow::{Context as _, Result};
 use object_store::ObjectStore;
 use object_store::path::Path;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -49,11 +54,44 @@ pub fn store_of(lake: &Lake) -> (Arc<dyn ObjectStore>, Path) {
     (store, Path::from_url_path(lake.url().path()).unwrap_or_default())
 }
 
+/// All tables of a lake for a SQL session: their newest versions, or `inference_log` at the version given.
+///
+/// # Errors
+/// Where a table cannot be read, or has no such version.
+pub async fn tables(lake: &Lake, inference_log: Option<i64>) -> Result<Sources> {
+    let mut tables = Vec::new();
+    for name in TableName::ALL {
+        let version = inference_log.filter(|_| name == TableName::InferenceLog);
+        tables.push(Table { name: name.to_string(), provider: lake.provider(name, version).await? });
+    }
+    Ok(Sources { tables, stores: vec![lake.object_store()] })
+}
+
+/// The version that serves: the last one whose newest state is promoted. `versions` are all rows, in the order of time.
+#[must_use]
+pub fn champion_of(versions: &[Version]) -> Option<&Version> {
+    let newest: BTreeMap<_, _> = versions.iter().map(|v| (&v.reference, v)).collect();
+    newest.into_values().filter(|v| v.state == VersionState::Promoted).max_by_key(|v| v.time)
+}
+
+/// Plans every window's SQL on the tables as they are declared, without any I/O.
+///
+/// # Errors
+/// The first window whose SQL does not fit, with the name that is wrong and the near ones.
+pub async fn check_windows(config: &Config) -> Result<()> {
+    let tables: Vec<_> = TableName::ALL.iter().map(|t| (t.to_string(), t.arrow_schema())).collect();
+    for (name, window) in &config.windows {
+        crate::window::check(name, &window.sql, &tables).await?;
+    }
+    Ok(())
+}
+
 /// Runs the daemon until the shutdown, and drains it.
 ///
 /// # Errors
 /// What a task could not go on without.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<()> {
+    check_windows(&config).await?;
     let lake = open_lake_patiently(&config, &shutdown).await?;
     let config = Arc::new(config);
     let ready = console::Ready::default();
@@ -63,6 +101,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<()> {
     }
     tasks.spawn(maintain(lake.clone(), shutdown.clone()));
     tasks.spawn(pipeline::run_ingest(config.clone(), lake.clone(), Arc::default(), shutdown.clone()));
+    tasks.spawn(scheduler::run(Arc::clone(&config), lake.clone(), shutdown.clone()));
     ready.set(true);
     let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {

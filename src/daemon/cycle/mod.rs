@@ -167,8 +167,7 @@ impl StateLog<'_> {
         let detail = detail.to_string();
         Event::CycleStep { cycle: self.job.id.as_str(), state: state.as_str(), detail: &detail }.emit();
         let (cycle, model) = (self.job.id.clone(), self.job.model.clone());
-        let event =
-            CycleEvent { cycle, model, state, time: now(), until: self.until, version: self.version, detail };
+        let event = CycleEvent { cycle, model, state, time: now(), until: self.until, version: self.version, detail };
         Ok(self.job.lake.append_cycle(&event).await?)
     }
 }

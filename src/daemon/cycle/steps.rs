@@ -4,7 +4,6 @@ use super::{Progress, Turn};
 use crate::domain::{Answer, Candidate, ChatMessage, Comparison, Prompt, PromptHash, Timestamp, TrainingSet};
 use crate::lake::TableName;
 use crate::model::Lora;
-use crate::query::Table;
 use crate::runtime::{derive_seed, now};
 use crate::tao::{self, Watch, explore::Explored};
 use crate::{daemon::schedule::Past, window};
@@ -48,7 +47,6 @@ async fn choose(turn: &Turn<'_>, since: Timestamp, until: Timestamp) -> Result<T
         table_version: turn.job.lake.version(TableName::InferenceLog).await?,
         since,
         until,
-        seed: turn.seed,
     };
     let tables = crate::daemon::tables(turn.job.lake, Some(request.table_version)).await?;
     Ok(window::choose(&request, tables).await?)
@@ -59,8 +57,7 @@ pub(super) fn explore(turn: &Turn<'_>, set: &TrainingSet, round: u32, start: Opt
     let seed = derive_seed(turn.seed, "explore", &[u64::from(round)]);
     let report = |p: tao::Progress| (turn.job.watch)(Progress { step: "explore", done: p.done, total: p.total });
     let watch = Watch::new(&report, &turn.cancelled);
-    let mut explored =
-        block_in_place(|| tao::explore::explore(&turn.base, start, &set.train, options, seed, &watch))?;
+    let mut explored = block_in_place(|| tao::explore::explore(&turn.base, start, &set.train, options, seed, &watch))?;
     // Sample numbers go on from round to round, so that a row of `candidate` is one response.
     for candidate in &mut explored.candidates {
         candidate.sample += (round - 1) * options.samples;
