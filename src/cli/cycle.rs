@@ -117,7 +117,8 @@ async fn requested(lake: &Lake, id: &str) -> Result<(CycleId, ModelName)> {
     Ok((id, last.model.clone()))
 }
 
-fn choose_model(config: &Config, asked: Option<&str>) -> Result<ModelName> {
+/// The model that was asked for, or the only one.
+pub(super) fn choose_model(config: &Config, asked: Option<&str>) -> Result<ModelName> {
     let known: Vec<&str> = config.models.keys().map(ModelName::as_str).collect();
     match (asked, known.as_slice()) {
         (Some(name), _) if known.contains(&name) => Ok(name.parse()?),

@@ -1,10 +1,12 @@
 //! One file a subcommand: each parses its arguments, calls a stage, and prints.
 
+pub(crate) mod audit;
 mod check_config;
 pub(crate) mod cycle;
 mod print;
 mod run;
 mod schema;
+mod serve;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -23,6 +25,10 @@ pub struct Cli {
 enum Command {
     /// Run the daemon: logs to tables, cycles by schedule, versions to events
     Run(run::Args),
+    /// Prove from the tables that no message was lost and none is there twice
+    Audit(audit::Args),
+    /// Answer OpenAI's API on a model and its promoted version, each call logged to Kafka
+    Serve(serve::Args),
     /// Turns of the wheel: run one by hand, list them, show one
     Cycle(cycle::Args),
     /// Check a configuration file: prints every problem with its path, or that there is none
@@ -38,6 +44,8 @@ enum Command {
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Run(args) => block_on(run::run(args)),
+        Command::Audit(args) => block_on(audit::run(args)),
+        Command::Serve(args) => block_on(serve::run(args)),
         Command::Cycle(args) => block_on(cycle::run(args)),
         Command::CheckConfig(args) => block_on(check_config::run(args)),
         Command::Schema(args) => schema::run(&args),

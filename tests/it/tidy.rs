@@ -15,7 +15,7 @@ const ROOTS: &[&str] = &["daemon", "cli", "demo"];
 const OWNERS: &[(&str, &[&str])] = &[
     ("rdkafka", &["ingest", "publish", "daemon", "demo"]),
     ("deltalake", &["lake"]),
-    ("candle_core", &["model", "tao", "evaluate", "serve", "daemon", "demo"]),
+    ("candle_core", &["model", "tao", "evaluate", "serve", "daemon", "demo", "cli"]),
     ("tokenizers", &["model"]),
     ("rustyline", &["query", "cli"]),
 ];
