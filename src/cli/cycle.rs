@@ -224,7 +224,7 @@ impl Bars {
 }
 
 fn bar(progress: &Progress) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix:>10} [{bar:32}] {pos}/{len} {elapsed}, {eta} to go")
+    let style = ProgressStyle::with_template("{prefix:>11} [{bar:32}] {pos}/{len} {elapsed}, {eta} to go")
         .expect("the template is valid; it is a constant");
     let bar = ProgressBar::new(progress.total as u64).with_style(style.progress_chars("=> "));
     bar.set_prefix(progress.step);

@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 mod check_config;
 pub(crate) mod cycle;
+mod demo;
 mod print;
 mod run;
 mod schema;
@@ -23,6 +24,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Watch the whole wheel turn once in this process, without any service
+    Demo(demo::Args),
     /// Run the daemon: logs to tables, cycles by schedule, versions to events
     Run(run::Args),
     /// Prove from the tables that no message was lost and none is there twice
@@ -43,6 +46,7 @@ enum Command {
 /// What the command could not do, with its causes.
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        Command::Demo(args) => block_on(demo::run(args)),
         Command::Run(args) => block_on(run::run(args)),
         Command::Audit(args) => block_on(audit::run(args)),
         Command::Serve(args) => block_on(serve::run(args)),

@@ -54,6 +54,14 @@ impl KafkaCallLog {
         self.producer.flush(timeout).with_context(|| format!("topic {}: not all logs were acknowledged", self.topic))
     }
 
+    /// Hands over bytes as they are.
+    ///
+    /// # Errors
+    /// Where the producer's memory is full.
+    pub fn send_raw(&self, payload: &[u8]) -> Result<()> {
+        self.producer.send(BaseRecord::<(), [u8]>::to(&self.topic).payload(payload)).map_err(|(error, _)| error.into())
+    }
+
     fn send(&self, call: &Call) -> Result<()> {
         let mut log = InferenceLog::new(&call.request_id, call.request_time, &call.request, Some(&call.response));
         log.client_request_id = call.client_request_id.as_deref();
