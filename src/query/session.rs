@@ -2,12 +2,14 @@
 
 use super::error::Error;
 use super::near::near_matches;
+use super::yielding::YieldingJoins;
 use super::{functions, guard};
 use crate::domain::Timestamp;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::common::{DataFusionError, ParamValues, ScalarValue, TableReference};
+use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::object_store::{DefaultObjectStoreRegistry, ObjectStoreRegistry};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -60,7 +62,8 @@ pub struct Limits {
     pub spill_bytes_max: u64,
     /// Rows of the answer.
     pub rows_max: Option<usize>,
-    /// Time from the first word to the last row.
+    /// Time from the first word to the last row. It is looked at whenever an operator pauses, so a query may run a
+    /// little longer than this.
     pub duration_max: Option<Duration>,
     /// Partitions that run side by side. With 1, rows come in the same order each time.
     pub threads: usize,
@@ -110,10 +113,7 @@ impl Session {
     /// [`Error::Failed`] where DataFusion refuses the limits or two tables share a name.
     pub fn new(sources: impl Into<Sources>, limits: Limits) -> Result<Self, Error> {
         let Sources { tables, stores: own } = sources.into();
-        let config = SessionConfig::new()
-            .with_information_schema(true)
-            .with_target_partitions(limits.threads.max(1))
-            .set_bool("datafusion.catalog.create_default_catalog_and_schema", true);
+        let config = SessionConfig::new().with_information_schema(true).with_target_partitions(limits.threads.max(1));
         // The default registry resolves file:// paths. What the tables need is registered instead, and nothing else.
         let stores = DefaultObjectStoreRegistry::new();
         let files = Url::parse("file://").expect("a constant URL");
@@ -128,7 +128,13 @@ impl Session {
             .with_object_store_registry(Arc::new(stores))
             .build_arc()
             .map_err(|e| fail(&e))?;
-        let context = SessionContext::new_with_config_rt(config, runtime);
+        let state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(runtime)
+            .with_default_features()
+            .with_physical_optimizer_rule(Arc::new(YieldingJoins))
+            .build();
+        let context = SessionContext::new_with_state(state);
         for function in functions::all() {
             context.register_udf(function);
         }

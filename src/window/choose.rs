@@ -54,8 +54,8 @@ pub async fn check(name: &WindowName, sql: &str, tables: &[(String, SchemaRef)])
 /// # Errors
 /// As [`check`], and [`Error::MissingValue`] for a row without an id or a time. Too few prompts are no error here:
 /// see [`enough`].
-pub async fn choose(request: &Request<'_>, sources: Sources) -> Result<TrainingSet, Error> {
-    let candidates = candidates(request, sources).await?;
+pub async fn choose(request: &Request<'_>, sources: impl Into<Sources>) -> Result<TrainingSet, Error> {
+    let candidates = candidates(request, sources.into()).await?;
     let (mut kept, mut left_out) = deduplicate(candidates);
     left_out.extend(reduce(&mut kept, request.window.prompts_max));
     kept.sort_by(|a, b| order(a).cmp(&order(b)));

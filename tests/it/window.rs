@@ -30,7 +30,7 @@ async fn chosen(rows: &[LogRow], sql: &str, prompts_max: usize) -> Result<Traini
         since: Timestamp::from_micros(0),
         until: Timestamp::from_micros(1_000_000),
     };
-    choose(&request, vec![inference_log(rows)].into()).await
+    choose(&request, vec![inference_log(rows)]).await
 }
 
 fn ids(set: &TrainingSet) -> BTreeSet<&str> {
@@ -103,7 +103,7 @@ async fn an_unordered_limit_takes_the_same_rows_each_time() {
         let tables = vec![table("inference_log", (0..8).map(|p| batches(p * 50)).collect())];
         let (since, until) = (Timestamp::EPOCH, Timestamp::from_millis(1000));
         let request = Request { name: &name, window: &window, table_version: 0, since, until };
-        sets.push(choose(&request, tables.into()).await.unwrap());
+        sets.push(choose(&request, tables).await.unwrap());
     }
     assert!(sets.iter().all(|set| *set == sets[0]));
 }
