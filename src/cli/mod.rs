@@ -4,10 +4,13 @@ pub(crate) mod audit;
 mod check_config;
 pub(crate) mod cycle;
 mod demo;
+mod model;
 mod print;
 mod run;
 mod schema;
 mod serve;
+mod sql;
+mod window;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -34,6 +37,12 @@ enum Command {
     Serve(serve::Args),
     /// Turns of the wheel: run one by hand, list them, show one
     Cycle(cycle::Args),
+    /// Query the tables by SQL: one statement, or a shell
+    Sql(sql::Args),
+    /// What a window would give a cycle now
+    Window(window::Args),
+    /// Registered versions: list them, show one, read their events
+    Model(model::Args),
     /// Check a configuration file: prints every problem with its path, or that there is none
     CheckConfig(check_config::Args),
     /// Print the JSON Schema of what crosses Pelton's borders: inference logs, feedback, events, the configuration
@@ -51,6 +60,9 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Audit(args) => block_on(audit::run(args)),
         Command::Serve(args) => block_on(serve::run(args)),
         Command::Cycle(args) => block_on(cycle::run(args)),
+        Command::Sql(args) => block_on(sql::run(args)),
+        Command::Window(args) => block_on(window::run(args)),
+        Command::Model(args) => block_on(model::run(args)),
         Command::CheckConfig(args) => block_on(check_config::run(args)),
         Command::Schema(args) => schema::run(&args),
     }

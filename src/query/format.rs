@@ -73,12 +73,14 @@ async fn table(answer: Answer, out: &mut (dyn Write + Send)) -> Result<usize, Er
     let schema = Arc::clone(&answer.schema);
     let batches = answer.collect().await?;
     let text = pretty_format_batches_with_schema(schema, &batches).map_err(sink)?.to_string();
-    writeln!(out, "{}", for_terminal(&text)).map_err(Error::Write)?;
+    writeln!(out, "{}", printable(&text)).map_err(Error::Write)?;
     Ok(batches.iter().map(RecordBatch::num_rows).sum())
 }
 
-/// Logged text comes from strangers: an escape sequence in it must not reach the terminal.
-fn for_terminal(text: &str) -> String {
+/// The text without control characters other than line breaks. Logged text comes from strangers: an escape sequence in
+/// it must not reach the terminal.
+#[must_use]
+pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 

@@ -15,7 +15,7 @@ pub mod shell;
 mod yielding;
 
 pub use error::Error;
-pub use format::{Format, write};
+pub use format::{Format, printable, write};
 pub use functions::messages_from_json;
 pub use near::near_matches;
 pub use session::{Answer, Limits, Session, Sources, Table};

@@ -1,0 +1,238 @@
+//! `pelton model`: registered versions, where they came from, and the events that announced them.
+
+use super::print;
+use crate::codec::event::{self, EventMessage};
+use crate::config::{self, Config};
+use crate::daemon;
+use crate::domain::{ModelName, Version, VersionRef};
+use crate::evaluate::interval_text;
+use crate::publish::{Manifest, Registry, read_events};
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Arguments of `pelton model`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List the versions, the newest last; `*` marks each model's champion
+    List(ListArgs),
+    /// Show a version: its states, its evaluation and where it came from; its files are checked against their hashes
+    Show(ShowArgs),
+    /// Print the events of the topic, from its beginning to where it ends now
+    Events(EventsArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct ListArgs {
+    /// The configuration (TOML)
+    #[arg(long, default_value = "configs/pelton.toml", env = "PELTON_CONFIG")]
+    config: PathBuf,
+    /// Only this model's
+    #[arg(long)]
+    model: Option<String>,
+    /// Print JSON, one object a version
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct ShowArgs {
+    /// The version, such as support-sql@v3; a model's name alone means its champion
+    version: String,
+    /// The configuration (TOML)
+    #[arg(long, default_value = "configs/pelton.toml", env = "PELTON_CONFIG")]
+    config: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct EventsArgs {
+    /// The configuration (TOML)
+    #[arg(long, default_value = "configs/pelton.toml", env = "PELTON_CONFIG")]
+    config: PathBuf,
+    /// How long the broker may take to answer, in seconds
+    #[arg(long, default_value_t = 30)]
+    timeout_s: u64,
+    /// Print JSON, one object an event: key, headers, data
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: Args) -> Result<ExitCode> {
+    match args.command {
+        Command::List(args) => list(args).await,
+        Command::Show(args) => show(args).await,
+        Command::Events(args) => events(args).await,
+    }
+}
+
+async fn list(args: ListArgs) -> Result<ExitCode> {
+    let config = config::load(&args.config)?;
+    let lake = daemon::open_lake(&config).await?;
+    let model = args.model.map(|m| m.parse::<ModelName>()).transpose()?;
+    let all = lake.all_versions().await?;
+    let wanted: Vec<Version> =
+        all.into_iter().filter(|v| model.as_ref().is_none_or(|m| v.reference.model == *m)).collect();
+    let champions = champions(&wanted);
+    // The rows come in the order of time, so the last of a version is its state now.
+    let newest: BTreeMap<&VersionRef, &Version> = wanted.iter().map(|v| (&v.reference, v)).collect();
+    if args.json {
+        for version in newest.values() {
+            println!("{}", summary(version, champions.contains(&version.reference)));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let row = |v: &&Version| {
+        let mark = if champions.contains(&v.reference) { "*" } else { "" };
+        vec![
+            format!("{}{mark}", v.reference),
+            v.state.as_str().to_owned(),
+            interval_text(v.gain),
+            v.holdout_prompts.to_string(),
+            v.parent.as_ref().map_or_else(|| "base".to_owned(), ToString::to_string),
+            v.time.to_string(),
+        ]
+    };
+    let rows = newest.values().map(row).collect();
+    print::table(&["version", "state", "gain in reward", "prompts", "parent", "since"], rows);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The champion of each model that has one.
+fn champions(versions: &[Version]) -> Vec<VersionRef> {
+    let mut by_model: BTreeMap<&ModelName, Vec<Version>> = BTreeMap::new();
+    for version in versions {
+        by_model.entry(&version.reference.model).or_default().push(version.clone());
+    }
+    by_model.values().filter_map(|v| daemon::champion_of(v)).map(|v| v.reference.clone()).collect()
+}
+
+fn summary(version: &Version, champion: bool) -> Value {
+    json!({
+        "version": version.reference.to_string(),
+        "state": version.state.as_str(),
+        "champion": champion,
+        "since": version.time.to_string(),
+        "cycle": version.cycle.as_str(),
+        "parent": version.parent.as_ref().map(ToString::to_string),
+        "holdout_prompts": version.holdout_prompts,
+        "champion_reward": version.champion_reward,
+        "challenger_reward": version.challenger_reward,
+        "gain": version.gain.mean,
+        "gain_low": version.gain.low,
+        "gain_high": version.gain.high,
+        "location": version.location,
+        "reason": version.reason,
+    })
+}
+
+async fn show(args: ShowArgs) -> Result<ExitCode> {
+    let config = config::load(&args.config)?;
+    let lake = daemon::open_lake(&config).await?;
+    let all = lake.all_versions().await?;
+    let reference = choose(&args.version, &all)?;
+    let states: Vec<&Version> = all.iter().filter(|v| v.reference == reference).collect();
+    let (store, root) = daemon::store_of(&lake);
+    let registry = Registry::new(store, &root);
+    let manifest = registry.manifest(&reference).await?;
+    let files = registry.files(&reference).await?;
+    let sizes: BTreeMap<String, usize> = files.into_iter().map(|(name, bytes)| (name, bytes.len())).collect();
+    if args.json {
+        let states: Vec<Value> = states
+            .iter()
+            .map(|v| json!({"state": v.state.as_str(), "time": v.time.to_string(), "reason": v.reason}))
+            .collect();
+        let location = all.iter().find(|v| v.reference == reference).map(|v| v.location.as_str());
+        println!("{:#}", json!({"location": location, "states": states, "manifest": manifest, "file_bytes": sizes}));
+    } else {
+        print_version(&states, &manifest, &sizes);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn choose(text: &str, versions: &[Version]) -> Result<VersionRef> {
+    if text.contains('@') {
+        return Ok(text.parse()?);
+    }
+    let model: ModelName = text.parse()?;
+    let own: Vec<Version> = versions.iter().filter(|v| v.reference.model == model).cloned().collect();
+    if own.is_empty() {
+        bail!("no model `{model}` has a version; `pelton model list` lists them");
+    }
+    let champion = daemon::champion_of(&own).map(|v| v.reference.clone());
+    champion.with_context(|| format!("no version of `{model}` was promoted; name one, such as {model}@v1"))
+}
+
+fn print_version(states: &[&Version], manifest: &Manifest, sizes: &BTreeMap<String, usize>) {
+    println!("{}", manifest.name);
+    for version in states {
+        println!("  {:<12} {}  {}", version.state.as_str(), version.time, version.reason);
+    }
+    if let Some(last) = states.last() {
+        println!("\nEvaluation");
+        println!("  holdout      {} prompts", last.holdout_prompts);
+        println!("  mean reward  {:.3} before, {:.3} after", last.champion_reward, last.challenger_reward);
+        println!("  gain         {}", interval_text(last.gain));
+        println!("\nLocation\n  {}", last.location);
+    }
+    println!("\nWhere it came from");
+    println!("  cycle        {}", manifest.cycle);
+    println!("  base         {}", manifest.base_hash);
+    println!("  parent       {}", manifest.parent.as_deref().unwrap_or("the base"));
+    let text = |name: &str| manifest.window.get(name).map(print::plain).unwrap_or_default();
+    println!("  window       {} on inference_log at version {}", text("name"), text("table_version"));
+    println!("  times        {} to {}", text("since"), text("until"));
+    println!("  sql          {}", text("sql").split_whitespace().collect::<Vec<_>>().join(" "));
+    let seeds: Vec<String> = manifest.seeds.iter().map(|(name, seed)| format!("{name} {seed}")).collect();
+    println!("  seeds        {}", seeds.join(", "));
+    println!("  config       {}", manifest.config_hash);
+    println!("\nFiles, each with the hash that the manifest names");
+    for (name, bytes) in sizes {
+        println!("  {name:<28} {bytes:>12} bytes  {}", manifest.files.get(name).map_or("", String::as_str));
+    }
+}
+
+async fn events(args: EventsArgs) -> Result<ExitCode> {
+    let config: Config = config::load(&args.config)?;
+    let timeout = Duration::from_secs(args.timeout_s);
+    let (kafka, topic) = (config.kafka.clone(), config.publish.topic.clone());
+    let messages = tokio::task::spawn_blocking(move || read_events(&kafka, &topic, timeout)).await??;
+    if args.json {
+        messages.iter().for_each(|message| println!("{}", event_json(message)));
+        return Ok(ExitCode::SUCCESS);
+    }
+    print::table(&["key", "type", "time", "gain in reward", "id"], messages.iter().map(event_row).collect());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn header<'a>(message: &'a EventMessage, name: &str) -> &'a str {
+    message.headers.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
+}
+
+fn event_row(message: &EventMessage) -> Vec<String> {
+    let version = event::decode(&message.payload);
+    vec![
+        message.key.clone(),
+        header(message, "ce_type").to_owned(),
+        header(message, "ce_time").to_owned(),
+        version.map_or_else(|e| format!("unreadable: {e}"), |v| interval_text(v.gain)),
+        header(message, "ce_id").to_owned(),
+    ]
+}
+
+fn event_json(message: &EventMessage) -> Value {
+    let headers: BTreeMap<&str, &str> = message.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let data: Value = serde_json::from_slice(&message.payload).unwrap_or(Value::Null);
+    json!({"key": message.key, "headers": headers, "data": data})
+}

@@ -1,0 +1,91 @@
+//! `pelton sql`: queries over the lake's tables, one by one or in a shell.
+
+use crate::lake::{Lake, TableName};
+use crate::query::{self, Format, Limits, Session, Sources, Table, shell};
+use crate::{config, daemon};
+use anyhow::{Context as _, Result, bail};
+use std::io::{self, IsTerminal as _, Read as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Arguments of `pelton sql`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without a query, a terminal gets a shell (history, many lines until `;`, Tab completes names), and\n\
+                        anything else is read as the query. SQL is read-only. csv, json and arrow stream.\n\n\
+                        Examples:\n  \
+                        pelton sql \"SELECT model, count(*) FROM inference_log GROUP BY model\"\n  \
+                        pelton sql --format json \"SELECT * FROM feedback LIMIT 5\" | jq .score\n  \
+                        pelton sql --at-version 12 \"SELECT count(*) FROM inference_log\""
+)]
+pub struct Args {
+    /// The query; `-` reads it from standard input
+    query: Option<String>,
+    /// The configuration (TOML)
+    #[arg(long, default_value = "configs/pelton.toml", env = "PELTON_CONFIG")]
+    config: PathBuf,
+    /// How the answer is written: table; csv with a header; json, one object a line; arrow, an IPC stream
+    #[arg(long, default_value = "table", value_parser = ["table", "csv", "json", "arrow"])]
+    format: String,
+    /// Read a table as it was: N is a version of inference_log, TABLE=N of another table; may be repeated
+    #[arg(long, value_name = "N|TABLE=N")]
+    at_version: Vec<String>,
+}
+
+pub async fn run(args: Args) -> Result<ExitCode> {
+    let versions = args.at_version.iter().map(|v| at_version(v)).collect::<Result<Vec<_>>>()?;
+    let config = config::load(&args.config)?;
+    let lake = daemon::open_lake(&config).await?;
+    let session = Session::new(sources(&lake, &versions).await?, Limits::default())?;
+    let format = Format::parse(&args.format).context("clap let only known formats through")?;
+    let query = match args.query.as_deref() {
+        Some("-") => stdin()?,
+        Some(query) => query.to_owned(),
+        None if io::stdin().is_terminal() && io::stdout().is_terminal() => {
+            shell::run(&session, history(), &mut io::stdout()).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        None if io::stdin().is_terminal() => bail!("name a query: the shell needs a terminal on both sides"),
+        None => stdin()?,
+    };
+    answer(&session, &query, format).await
+}
+
+async fn answer(session: &Session, query: &str, format: Format) -> Result<ExitCode> {
+    match query::write(session.query(query).await?, format, &mut io::stdout()).await {
+        Ok(_) => Ok(ExitCode::SUCCESS),
+        // `pelton sql … | head` is no fault.
+        Err(query::Error::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads `12` or `feedback=3`.
+fn at_version(text: &str) -> Result<(TableName, i64)> {
+    let (table, number) = text.split_once('=').unwrap_or((TableName::InferenceLog.as_str(), text));
+    let table = table.parse::<TableName>()?;
+    match number.parse() {
+        Ok(version) if version >= 0 => Ok((table, version)),
+        _ => bail!("--at-version {text}: `{number}` is no version of {table}; use a number from 0, or TABLE=N"),
+    }
+}
+
+async fn sources(lake: &Lake, versions: &[(TableName, i64)]) -> Result<Sources> {
+    let mut tables = Vec::new();
+    for name in TableName::ALL {
+        let version = versions.iter().rev().find(|(table, _)| *table == name).map(|(_, version)| *version);
+        tables.push(Table { name: name.to_string(), provider: lake.provider(name, version).await? });
+    }
+    Ok(Sources { tables, stores: vec![lake.object_store()] })
+}
+
+fn stdin() -> Result<String> {
+    let mut text = String::new();
+    io::stdin().read_to_string(&mut text).context("the query could not be read from standard input")?;
+    Ok(text)
+}
+
+/// Where the shell's history lies: the user's state folder, as the XDG base directories have it.
+fn history() -> Option<PathBuf> {
+    std::env::home_dir().map(|home| home.join(".local/state/pelton/sql_history"))
+}
