@@ -4,6 +4,8 @@
 //! and no mask. Never builds candle's graph: the gradient is the hand-written reverse in `backward`, checked in the
 //! tests against candle's autograd on slow operations and against Hugging Face.
 
+use std::sync::Arc;
+
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor};
 
 use super::batch::Batch;
@@ -27,7 +29,8 @@ pub struct Decoder {
     pub(super) norm: Tensor,
     /// The output layer, `[vocabulary, hidden]`; the embedding itself where tied.
     pub(super) head: Tensor,
-    pub(super) angles: std::sync::Arc<Angles>,
+    /// Of RoPE, `head_dim / 2`.
+    pub(super) inverse_frequencies: Arc<[f32]>,
     /// Whether the base weights themselves train.
     pub(super) trains: bool,
 }
@@ -122,7 +125,7 @@ impl Decoder {
     }
 
     pub(super) fn pack(&self, groups: &[super::batch::PromptGroup]) -> Result<Batch> {
-        Batch::pack(groups, self.config.vocab_size, self.angles.positions())
+        Batch::pack(groups, self.config.vocab_size, self.config.max_position_embeddings)
     }
 
     pub(super) fn heads(&self) -> Heads {
@@ -150,11 +153,12 @@ impl Decoder {
         mut trace: Option<&mut Vec<LayerTrace>>,
     ) -> Result<Hidden> {
         let eps = self.config.rms_norm_eps;
+        let angles = Angles::at(&self.inverse_frequencies, positions);
         let ids = Tensor::new(ids, self.device())?;
         let mut x = self.embedding.index_select(&ids, 0)?;
         let mut normed = rms_norm::forward(&x, &self.layers[0].attention_norm, eps)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            let qkv = self.rotate(layer.qkv.forward(&normed)?, positions)?;
+            let qkv = self.rotate(layer.qkv.forward(&normed)?, &angles)?;
             let (heads, lse) = attend(index, &Slice::of(&qkv)?);
             let heads = matrix(heads, self.heads().query_width(), self.device())?;
             let attended = layer.output.forward(&heads)?;
@@ -172,13 +176,9 @@ impl Decoder {
     }
 
     /// Turns queries and keys to their positions, in place where the rows are on the host.
-    fn rotate(&self, qkv: Tensor, positions: &[u32]) -> Result<Tensor> {
-        let turn = TurnRows {
-            angles: &self.angles,
-            width: self.heads().qkv_width(),
-            heads: self.config.heads + self.config.kv_heads,
-            positions,
-        };
+    fn rotate(&self, qkv: Tensor, angles: &Angles) -> Result<Tensor> {
+        let turn =
+            TurnRows { angles, width: self.heads().qkv_width(), heads: self.config.heads + self.config.kv_heads };
         if self.device().is_cpu() {
             qkv.inplace_op1(&turn)?;
             return Ok(qkv);
@@ -192,14 +192,13 @@ impl Decoder {
         let embedding = weights.get("model.embed_tokens.weight")?;
         let head = if config.tie_word_embeddings { embedding.clone() } else { weights.get("lm_head.weight")? };
         let layers = (0..config.layers).map(|index| Layer::new(weights, index, trains)).collect::<Result<_>>()?;
-        let frequencies = config.rope.inverse_frequencies(config.head_dim);
         Ok(Self {
             config: config.clone(),
             embedding,
             layers,
             norm: weights.get("model.norm.weight")?,
             head,
-            angles: Angles::new(&frequencies, config.max_position_embeddings).into(),
+            inverse_frequencies: config.rope.inverse_frequencies(config.head_dim).into(),
             trains,
         })
     }
@@ -227,12 +226,11 @@ struct TurnRows<'a> {
     angles: &'a Angles,
     width: usize,
     heads: usize,
-    positions: &'a [u32],
 }
 
 impl TurnRows<'_> {
     fn apply(&self, rows: &mut [f32]) {
-        self.angles.turn(rows, self.width, self.heads, self.positions, Turn::Forward);
+        self.angles.turn(rows, self.width, self.heads, Turn::Forward);
     }
 }
 

@@ -175,7 +175,7 @@ impl<'a> Engine<'a> {
     fn step(&mut self) -> Result<Vec<(usize, usize, Generated)>> {
         let sampling = Sampling { temperature: self.options.temperature, top_p: self.options.top_p };
         self.rows.par_iter_mut().for_each(|row| row.draw(sampling));
-        let positions_max = self.decoder.angles.positions();
+        let positions_max = self.decoder.config().max_position_embeddings;
         let mut finished = Vec::new();
         let mut going = Vec::with_capacity(self.rows.len());
         for mut row in self.rows.drain(..) {
@@ -353,7 +353,7 @@ fn check(decoder: &Decoder, requests: &[GenerationRequest], options: &Generation
         }
         check_ids(request.prompt.iter(), decoder.config().vocab_size)?;
         // One position must be left for the first token.
-        check_length(request.prompt.len() + 1, decoder.angles.positions())?;
+        check_length(request.prompt.len() + 1, decoder.config().max_position_embeddings)?;
     }
     Ok(())
 }

@@ -6,9 +6,11 @@
 //! `dB = α/r · gᵀ·(x·Aᵀ)` and `dA = α/r · (g·B)ᵀ·x`, so that no gradient of a frozen weight is ever formed.
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::error::Result;
 use super::lora::Lora;
+use super::ops::host::Slice;
 use super::weights::{Tensors, Weights};
 
 /// One or more projections of the same input, stacked by output rows.
@@ -60,19 +62,23 @@ impl Linear {
     /// The same projections with an adapter added; the base stays shared and untouched.
     pub(super) fn with_adapter(&self, lora: &Lora) -> Result<Self> {
         let mut adapted = Self { weight: self.base.clone(), trains: false, ..self.clone() };
-        let mut rows = Vec::new();
-        let mut touched = false;
+        let inputs = self.base.dim(1)?;
+        let mut values: Option<Vec<f32>> = None;
         for part in &mut adapted.parts {
-            let base = self.base.narrow(0, part.start, part.width)?;
             part.adapter = lora.matrices(&part.module).map(|(a, b)| Adapter { a, b, scale: lora.config.scale() });
-            touched |= part.adapter.is_some();
-            rows.push(match &part.adapter {
-                Some(adapter) => (base + adapter.b.matmul(&adapter.a)?.affine(adapter.scale, 0.0)?)?,
-                None => base,
-            });
+            if let Some(adapter) = &part.adapter {
+                let change = adapter.b.affine(adapter.scale, 0.0)?.matmul(&adapter.a)?;
+                if values.is_none() {
+                    values = Some(Slice::of(&self.base)?.to_vec());
+                }
+                let rows = part.start * inputs..(part.start + part.width) * inputs;
+                if let Some(values) = &mut values {
+                    add(&mut values[rows], &Slice::of(&change)?);
+                }
+            }
         }
-        if touched {
-            adapted.weight = if rows.len() == 1 { rows.swap_remove(0) } else { Tensor::cat(&rows, 0)? };
+        if let Some(values) = values {
+            adapted.weight = Tensor::from_vec(values, self.base.shape(), self.base.device())?;
         }
         Ok(adapted)
     }
@@ -112,4 +118,13 @@ impl Linear {
         }
         Ok(())
     }
+}
+
+fn add(values: &mut [f32], change: &[f32]) {
+    const CHUNK: usize = 16 * 1024;
+    values.par_chunks_mut(CHUNK).zip(change.par_chunks(CHUNK)).for_each(|(values, change)| {
+        for (value, change) in values.iter_mut().zip(change) {
+            *value += change;
+        }
+    });
 }

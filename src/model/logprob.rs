@@ -16,7 +16,7 @@ use super::ops::attention::{self, Saved};
 use super::ops::head;
 use super::ops::host::{Slice, matrix};
 use super::ops::rms_norm;
-use super::ops::rope::Turn;
+use super::ops::rope::{Angles, Turn};
 use super::ops::swiglu;
 use super::weights::Tensors;
 
@@ -27,6 +27,7 @@ pub struct ForwardPass<'a> {
     trace: Vec<LayerTrace>,
     hidden: Hidden,
     lse: Vec<f32>,
+    angles: Angles,
     temperature: f32,
     tokens: Var,
 }
@@ -55,7 +56,8 @@ impl Decoder {
         let hidden = self.run_batch(&batch, Some(&mut trace))?;
         let (tokens, lse) = self.score(&batch, &hidden, temperature)?;
         let tokens = Var::from_vec(tokens, batch.targets.len(), self.device())?;
-        Ok(ForwardPass { decoder: self, batch, trace, hidden, lse, temperature, tokens })
+        let angles = Angles::at(&self.inverse_frequencies, &batch.positions);
+        Ok(ForwardPass { decoder: self, batch, trace, hidden, lse, angles, temperature, tokens })
     }
 
     fn score(&self, batch: &Batch, hidden: &Hidden, temperature: f32) -> Result<(Vec<f32>, Vec<f32>)> {
@@ -204,7 +206,7 @@ impl ForwardPass<'_> {
         let saved = Saved { qkv: &qkv, out: &out, lse: &trace.lse };
         let mut dqkv = attention::backward(saved, &dheads, &batch.spans, &batch.families, heads);
         let turned = heads.queries + heads.keys;
-        decoder.angles.turn(&mut dqkv, heads.qkv_width(), turned, &batch.positions, Turn::Backward);
+        self.angles.turn(&mut dqkv, heads.qkv_width(), turned, Turn::Backward);
         Ok(matrix(dqkv, heads.qkv_width(), decoder.device())?)
     }
 

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::error::{Error, Result};
 use super::ops::host::Slice;
+use super::ops::math::vectorised;
 use super::weights::{Precision, Tensors, read_safetensors, write_safetensors};
 
 /// The constants of the update.
@@ -154,12 +155,17 @@ impl Moments {
         let (beta1, beta2, eps) = (config.beta1, config.beta2, config.eps);
         let moments = self.first.par_chunks_mut(CHUNK).zip(self.second.par_chunks_mut(CHUNK));
         values.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).zip(moments).for_each(|((values, g), (m, v))| {
-            for ((value, g), (m, v)) in values.iter_mut().zip(g).zip(m.iter_mut().zip(v)) {
-                let g = g * clip;
-                *m = beta1 * *m + (1.0 - beta1) * g;
-                *v = beta2 * *v + (1.0 - beta2) * g * g;
-                *value = *value * decay - rate * *m / (v.sqrt() / root + eps);
-            }
+            vectorised(
+                #[inline(always)]
+                || {
+                    for ((value, g), (m, v)) in values.iter_mut().zip(g).zip(m.iter_mut().zip(v)) {
+                        let g = g * clip;
+                        *m = beta1 * *m + (1.0 - beta1) * g;
+                        *v = beta2 * *v + (1.0 - beta2) * g * g;
+                        *value = *value * decay - rate * *m / (v.sqrt() / root + eps);
+                    }
+                },
+            );
         });
         Ok(Tensor::from_vec(values, parameter.shape(), parameter.device())?)
     }

@@ -4,7 +4,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::ops::head::log_sum_exp;
-use super::ops::math::exp;
+use super::ops::math::{exp, vectorised};
 
 /// How tokens are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,7 +28,10 @@ pub struct Draw {
 
 /// Draws one token; equal logits and an equal generator give an equal draw.
 pub fn draw(logits: &[f32], sampling: Sampling, rng: &mut ChaCha8Rng) -> Draw {
-    let lse = log_sum_exp(logits, 1.0);
+    let lse = vectorised(
+        #[inline(always)]
+        || log_sum_exp(logits, 1.0),
+    );
     let finish =
         |token: usize, sampling_logprob| Draw { token: token as u32, logprob: logits[token] - lse, sampling_logprob };
     if sampling.temperature <= 0.0 {
@@ -36,7 +39,11 @@ pub fn draw(logits: &[f32], sampling: Sampling, rng: &mut ChaCha8Rng) -> Draw {
     }
     let inverse = 1.0 / sampling.temperature;
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weights: Vec<f32> = logits.iter().map(|logit| exp((logit - largest) * inverse)).collect();
+    let weight = |logit: &f32| exp((logit - largest) * inverse);
+    let weights: Vec<f32> = vectorised(
+        #[inline(always)]
+        || logits.iter().map(weight).collect(),
+    );
     let kept = match sampling.top_p {
         Some(top_p) if top_p < 1.0 => nucleus(&weights, top_p),
         _ => (0..weights.len()).collect(),

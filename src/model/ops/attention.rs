@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::math::{add_scaled, dot, exp, max, sum};
+use super::math::{LANES, add_weighted_rows, dot, exp, max, sum, vectorised};
 
 /// Consecutive query rows and the key rows that they see: query `i` of `n` sees all keys but the last `n - 1 - i`.
 #[derive(Debug, Clone)]
@@ -19,6 +19,14 @@ pub struct Span {
     pub queries: Range<usize>,
     /// Rows of the key and value matrices, in the order of their positions.
     pub keys: Vec<u32>,
+}
+
+impl Span {
+    /// How many of the keys the `i`-th query sees.
+    #[inline(always)]
+    fn seen(&self, i: usize) -> usize {
+        self.keys.len() - (self.queries.len() - 1 - i)
+    }
 }
 
 /// The number and width of heads.
@@ -82,30 +90,45 @@ pub fn forward(q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, spans: &[Span], heads: Hea
     let lengths = || spans.iter().map(|span| span.queries.len());
     let outs = split(&mut out, lengths().map(|n| n * heads.query_width()));
     let lses = split(&mut lse, lengths().map(|n| n * heads.queries));
-    spans.par_iter().zip(outs).zip(lses).for_each(|((span, out), lse)| span_forward(q, k, v, span, heads, out, lse));
+    spans.par_iter().zip(outs).zip(lses).for_each(|((span, out), lse)| {
+        vectorised(
+            #[inline(always)]
+            || span_forward(q, k, v, span, heads, out, lse),
+        );
+    });
     (out, lse)
 }
 
+#[inline(always)]
 fn span_forward(q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, span: &Span, heads: Heads, out: &mut [f32], lse: &mut [f32]) {
     let (dim, scale, group) = (heads.dim, heads.scale(), heads.queries / heads.keys);
-    let mut scores = vec![0f32; span.keys.len()];
+    let mut scores = vec![0f32; padded(span.keys.len())];
+    let mut turned = Vec::new();
     for head in 0..heads.queries {
         let (q_column, kv_column) = (head * dim, head / group * dim);
+        let few = span.queries.len() < TRANSPOSE_QUERIES_MIN;
+        if !few && head % group == 0 {
+            transpose(k, &span.keys, kv_column, dim, &mut turned);
+        }
         for (i, row) in span.queries.clone().enumerate() {
-            let seen = span.keys.len() - (span.queries.len() - 1 - i);
-            let (query, scores) = (q.part(row, q_column, dim), &mut scores[..seen]);
-            for (score, key) in scores.iter_mut().zip(&span.keys) {
-                *score = dot(query, k.part(*key as usize, kv_column, dim)) * scale;
+            let keys = &span.keys[..span.seen(i)];
+            let query = q.part(row, q_column, dim);
+            if few {
+                for (score, key) in scores.iter_mut().zip(keys) {
+                    *score = dot(query, k.part(*key as usize, kv_column, dim));
+                }
+            } else {
+                products(query, &turned, &mut scores);
             }
-            let largest = max(scores);
-            scores.iter_mut().for_each(|score| *score = exp(*score - largest));
+            let scores = &mut scores[..keys.len()];
+            let largest = max(scores) * scale;
+            scores.iter_mut().for_each(|score| *score = exp(*score * scale - largest));
             let total = sum(scores);
+            let inverse = 1.0 / total;
+            scores.iter_mut().for_each(|score| *score *= inverse);
             let at = i * heads.query_width() + q_column;
-            let out = &mut out[at..at + dim];
-            for (score, key) in scores.iter().zip(&span.keys) {
-                add_scaled(out, *score, v.part(*key as usize, kv_column, dim));
-            }
-            out.iter_mut().for_each(|value| *value /= total);
+            let value = |j: usize| v.part(keys[j] as usize, kv_column, dim);
+            add_weighted_rows(&mut out[at..at + dim], keys.len(), |j| scores[j], value);
             lse[i * heads.queries + head] = largest + total.ln();
         }
     }
@@ -134,42 +157,88 @@ pub fn backward(saved: Saved<'_>, dout: &[f32], spans: &[Span], families: &[Rang
     families.par_iter().zip(parts).for_each(|(family, dqkv)| {
         let first = rows(family).start;
         for span in &spans[family.clone()] {
-            span_backward(saved, dout, span, heads, dqkv, first);
+            vectorised(
+                #[inline(always)]
+                || span_backward(saved, dout, span, heads, dqkv, first),
+            );
         }
     });
     dqkv
 }
 
+#[inline(always)]
 fn span_backward(saved: Saved<'_>, dout: &[f32], span: &Span, heads: Heads, dqkv: &mut [f32], first: usize) {
     let (dim, scale, group, width) = (heads.dim, heads.scale(), heads.queries / heads.keys, heads.qkv_width());
     let rows = |offset| Rows { data: saved.qkv, stride: width, offset };
     let (q, k, v) = (rows(0), rows(heads.query_width()), rows(heads.query_width() + heads.key_width()));
     let outs = |data| Rows { data, stride: heads.query_width(), offset: 0 };
     let (out, dout) = (outs(saved.out), outs(dout));
-    let mut dquery = vec![0f32; dim];
+    let (count, stride) = (span.queries.len(), padded(span.keys.len()));
+    let (mut k_turned, mut v_turned) = (Vec::new(), Vec::new());
+    // Probabilities and gradients of the scores, [queries, keys]; what a query does not see stays zero.
+    let (mut p, mut ds) = (vec![0f32; count * stride], vec![0f32; count * stride]);
     for head in 0..heads.queries {
         let (q_column, kv_column) = (head * dim, head / group * dim);
+        if head % group == 0 {
+            transpose(k, &span.keys, kv_column, dim, &mut k_turned);
+            transpose(v, &span.keys, kv_column, dim, &mut v_turned);
+        }
         for (i, row) in span.queries.clone().enumerate() {
-            let seen = span.keys.len() - (span.queries.len() - 1 - i);
-            let (query, dout) = (q.part(row, q_column, dim), dout.part(row, q_column, dim));
-            let lse = saved.lse[row * heads.queries + head];
-            let delta = dot(dout, out.part(row, q_column, dim));
-            dquery.fill(0.0);
-            for key in &span.keys[..seen] {
-                let key = *key as usize;
-                let key_values = k.part(key, kv_column, dim);
-                let p = exp(dot(query, key_values) * scale - lse);
-                let ds = p * (dot(dout, v.part(key, kv_column, dim)) - delta) * scale;
-                let at = (key - first) * width + heads.query_width() + kv_column;
-                add_scaled(&mut dqkv[at..at + dim], ds, query);
-                let at = at + heads.key_width();
-                add_scaled(&mut dqkv[at..at + dim], p, dout);
-                add_scaled(&mut dquery, ds, key_values);
+            let (p, ds) = (&mut p[i * stride..(i + 1) * stride], &mut ds[i * stride..(i + 1) * stride]);
+            let (seen, dout) = (span.seen(i), dout.part(row, q_column, dim));
+            let (lse, delta) = (saved.lse[row * heads.queries + head], dot(dout, out.part(row, q_column, dim)));
+            products(q.part(row, q_column, dim), &k_turned, p);
+            products(dout, &v_turned, ds);
+            for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
+                *p = exp(*p * scale - lse);
+                *ds = *p * (*ds - delta) * scale;
             }
+            p[seen..].fill(0.0);
+            ds[seen..].fill(0.0);
             let at = (row - first) * width + q_column;
-            dqkv[at..at + dim].copy_from_slice(&dquery);
+            let key = |j: usize| k.part(span.keys[j] as usize, kv_column, dim);
+            add_weighted_rows(&mut dqkv[at..at + dim], seen, |j| ds[j], key);
+        }
+        for (j, key) in span.keys.iter().enumerate() {
+            // The queries before this one do not see the key.
+            let blind = (j + count).saturating_sub(span.keys.len());
+            let at = (*key as usize - first) * width + heads.query_width() + kv_column;
+            let query = |i: usize| q.part(span.queries.start + blind + i, q_column, dim);
+            add_weighted_rows(&mut dqkv[at..at + dim], count - blind, |i| ds[(blind + i) * stride + j], query);
+            let at = at + heads.key_width();
+            let dout = |i: usize| dout.part(span.queries.start + blind + i, q_column, dim);
+            add_weighted_rows(&mut dqkv[at..at + dim], count - blind, |i| p[(blind + i) * stride + j], dout);
         }
     }
+}
+
+/// With fewer queries than this the scores are dot products: turning the keys would not pay.
+const TRANSPOSE_QUERIES_MIN: usize = 4;
+
+/// Keys are filled up with zeros to whole vectors.
+fn padded(keys: usize) -> usize {
+    keys.next_multiple_of(LANES)
+}
+
+/// One head of the given rows with channels as rows: `[dim, padded(keys)]`.
+#[inline(always)]
+fn transpose(rows: Rows<'_>, keys: &[u32], column: usize, dim: usize, out: &mut Vec<f32>) {
+    let stride = padded(keys.len());
+    out.clear();
+    out.resize(dim * stride, 0.0);
+    for (j, key) in keys.iter().enumerate() {
+        for (channel, value) in rows.part(*key as usize, column, dim).iter().enumerate() {
+            out[channel * stride + j] = *value;
+        }
+    }
+}
+
+/// The dot products of a vector with every key of a transposed head.
+#[inline(always)]
+fn products(vector: &[f32], turned: &[f32], out: &mut [f32]) {
+    let stride = out.len();
+    out.fill(0.0);
+    add_weighted_rows(out, vector.len(), |channel| vector[channel], |channel| &turned[channel * stride..][..stride]);
 }
 
 fn split(mut values: &mut [f32], lengths: impl Iterator<Item = usize>) -> Vec<&mut [f32]> {

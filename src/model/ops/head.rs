@@ -9,7 +9,7 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::host::{Slice, matrix};
-use super::math::{exp, max, sum};
+use super::math::{exp, max, sum, vectorised};
 
 const CHUNK_BYTES_MAX: usize = 64 << 20;
 
@@ -26,7 +26,10 @@ pub fn forward(hidden: &Tensor, weight: &Tensor, targets: &[u32], temperature: f
         let outputs = logprobs[chunk.clone()].par_iter_mut().zip(lse[chunk.clone()].par_iter_mut());
         let rows = logits.par_chunks(vocabulary).zip(targets[chunk].par_iter());
         outputs.zip(rows).for_each(|((logprob, lse), (row, target))| {
-            *lse = log_sum_exp(row, temperature);
+            *lse = vectorised(
+                #[inline(always)]
+                || log_sum_exp(row, temperature),
+            );
             *logprob = row[*target as usize] / temperature - *lse;
         });
     }
@@ -85,9 +88,14 @@ fn logit_gradients(of: &Backward<'_>, logits: &[f32], dy: &[f32], chunk: Range<u
     let rows = out.par_chunks_mut(vocabulary).zip(logits.par_chunks(vocabulary));
     rows.zip(given).for_each(|((out, row), ((dy, target), lse))| {
         let factor = -dy * inverse;
-        for (out, logit) in out.iter_mut().zip(row) {
-            *out = factor * exp(logit * inverse - lse);
-        }
+        vectorised(
+            #[inline(always)]
+            || {
+                for (out, logit) in out.iter_mut().zip(row) {
+                    *out = factor * exp(logit * inverse - lse);
+                }
+            },
+        );
         out[*target as usize] -= factor;
     });
     out

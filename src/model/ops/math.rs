@@ -3,7 +3,26 @@
 //! The standard library's `exp` is a call per value, and a float sum may not be reordered by the compiler; so both are
 //! written out. They give the same bits on every machine.
 
-const LANES: usize = 16;
+/// Values of one vector: 512 bits of f32.
+pub const LANES: usize = 16;
+
+/// Runs a function compiled for the widest vectors that this machine has. Only what is inlined into `f` gains by it, and `f`
+/// itself must be `#[inline(always)]`.
+/// The result is the same on all machines: nothing here is reordered or fused by the width of a vector.
+#[inline(always)]
+pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // Not `Arch::dispatch`: it leaves AVX2 out unless a feature is set that changes gemm's build as well.
+        if let Some(simd) = pulp::x86::V4::try_new() {
+            return simd.vectorize(f);
+        }
+        if let Some(simd) = pulp::x86::V3::try_new() {
+            return simd.vectorize(f);
+        }
+    }
+    pulp::Arch::new().dispatch(f)
+}
 
 /// `e^x` to about 2 units in the last place, without branches (Cephes' `expf`: split off the power of two, then a
 /// polynomial on ±ln 2 / 2). Saturates instead of reaching infinity or a subnormal.
@@ -13,8 +32,11 @@ pub fn exp(x: f32) -> f32 {
     const LN2_LOW: f32 = -2.121_944_4e-4;
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer in two additions.
     const ROUND: f32 = 12_582_912.0;
-    let x = x.clamp(-87.0, 88.0);
-    let n = x * std::f32::consts::LOG2_E + ROUND - ROUND;
+    // Written so that what is not a number stays so: a fault must not turn into a probability.
+    let x = if x < -87.0 { -87.0 } else { x };
+    let x = if x > 88.0 { 88.0 } else { x };
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = x - n * LN2_HIGH - n * LN2_LOW;
     let mut p = 1.987_569_1e-4_f32;
     p = p * r + 1.398_199_9e-3;
@@ -23,7 +45,8 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
     let value = p * r * r + r + 1.0;
-    value * f32::from_bits(((n as i32 + 127) << 23) as u32)
+    // The integer stands in the low bits of the rounded sum.
+    value * f32::from_bits(rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23)
 }
 
 /// `1 / (1 + e^-x)`.
@@ -66,12 +89,45 @@ pub fn sum(a: &[f32]) -> f32 {
     sum_lanes(lanes)
 }
 
-/// `y += factor * x`.
+/// `out += Σ_i weight(i) · row(i)` over `count` rows of the width of `out`, each value summed in the order of rows.
 #[inline(always)]
-pub fn add_scaled(y: &mut [f32], factor: f32, x: &[f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y += factor * x;
+pub fn add_weighted_rows<'a>(
+    out: &mut [f32],
+    count: usize,
+    weight: impl Fn(usize) -> f32,
+    row: impl Fn(usize) -> &'a [f32],
+) {
+    let mut done = 0;
+    done += add_blocks::<{ 4 * LANES }>(out, done, count, &weight, &row);
+    done += add_blocks::<{ 2 * LANES }>(out, done, count, &weight, &row);
+    done += add_blocks::<LANES>(out, done, count, &weight, &row);
+    add_blocks::<1>(out, done, count, &weight, &row);
+}
+
+/// As many blocks of `N` columns as there are from `start` on, their sums held in registers; how many columns.
+#[inline(always)]
+fn add_blocks<'a, const N: usize>(
+    out: &mut [f32],
+    start: usize,
+    count: usize,
+    weight: &impl Fn(usize) -> f32,
+    row: &impl Fn(usize) -> &'a [f32],
+) -> usize {
+    let mut at = start;
+    while at + N <= out.len() {
+        let mut total = [0f32; N];
+        for i in 0..count {
+            let (weight, values) = (weight(i), &row(i)[at..at + N]);
+            for lane in 0..N {
+                total[lane] += weight * values[lane];
+            }
+        }
+        for lane in 0..N {
+            out[at + lane] += total[lane];
+        }
+        at += N;
     }
+    at - start
 }
 
 /// The largest value; negative infinity for an empty slice.

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::host::{Slice, matrix};
-use super::math::dot;
+use super::math::{dot, vectorised};
 
 /// Rows that one task takes: enough work to pay for its start.
 const ROWS_PER_TASK: usize = 32;
@@ -16,9 +16,14 @@ pub fn forward(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let scale: &[f32] = &scale;
     let mut out = vec![0f32; rows.len()];
     out.par_chunks_mut(ROWS_PER_TASK * width).zip(rows.par_chunks(ROWS_PER_TASK * width)).for_each(|(out, x)| {
-        for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-            normalise(out, x, scale, eps);
-        }
+        vectorised(
+            #[inline(always)]
+            || {
+                for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                    normalise(out, x, scale, eps);
+                }
+            },
+        );
     });
     matrix(out, width, x.device())
 }
@@ -32,12 +37,17 @@ pub fn add_forward(x: &Tensor, delta: &Tensor, weight: &Tensor, eps: f64) -> Res
     let size = ROWS_PER_TASK * width;
     let inputs = rows.par_chunks(size).zip(delta.par_chunks(size));
     total.par_chunks_mut(size).zip(out.par_chunks_mut(size)).zip(inputs).for_each(|((total, out), (x, delta))| {
-        for (total, (x, delta)) in total.iter_mut().zip(x.iter().zip(delta)) {
-            *total = x + delta;
-        }
-        for (out, total) in out.chunks_exact_mut(width).zip(total.chunks_exact(width)) {
-            normalise(out, total, scale, eps);
-        }
+        vectorised(
+            #[inline(always)]
+            || {
+                for (total, (x, delta)) in total.iter_mut().zip(x.iter().zip(delta)) {
+                    *total = x + delta;
+                }
+                for (out, total) in out.chunks_exact_mut(width).zip(total.chunks_exact(width)) {
+                    normalise(out, total, scale, eps);
+                }
+            },
+        );
     });
     Ok((matrix(total, width, x.device())?, matrix(out, width, x.device())?))
 }
@@ -58,16 +68,15 @@ pub fn backward(x: &Tensor, weight: &Tensor, eps: f64, dy: &Tensor, residual: Op
     let inputs = rows.par_chunks(size).zip(dy.par_chunks(size));
     out.par_chunks_mut(size).zip(inputs).for_each(|(out, (x, dy))| {
         let mut weighted = vec![0f32; width];
-        for (out, (x, dy)) in out.chunks_exact_mut(width).zip(x.chunks_exact(width).zip(dy.chunks_exact(width))) {
-            let inverse = inverse_rms(x, eps);
-            for (g, (dy, w)) in weighted.iter_mut().zip(dy.iter().zip(scale.iter())) {
-                *g = dy * w;
-            }
-            let along = dot(x, &weighted) * inverse * inverse * inverse / width as f32;
-            for (out, (g, x)) in out.iter_mut().zip(weighted.iter().zip(x)) {
-                *out += g * inverse - x * along;
-            }
-        }
+        vectorised(
+            #[inline(always)]
+            || {
+                for (out, (x, dy)) in out.chunks_exact_mut(width).zip(x.chunks_exact(width).zip(dy.chunks_exact(width)))
+                {
+                    row_backward(out, x, dy, scale, eps, &mut weighted);
+                }
+            },
+        );
     });
     matrix(out, width, x.device())
 }
@@ -84,6 +93,18 @@ pub fn backward_weight(x: &Tensor, eps: f64, dy: &Tensor) -> Result<Tensor> {
         }
     }
     Tensor::from_vec(out, width, x.device())
+}
+
+#[inline(always)]
+fn row_backward(out: &mut [f32], x: &[f32], dy: &[f32], weight: &[f32], eps: f64, weighted: &mut [f32]) {
+    let inverse = inverse_rms(x, eps);
+    for (g, (dy, w)) in weighted.iter_mut().zip(dy.iter().zip(weight)) {
+        *g = dy * w;
+    }
+    let along = dot(x, weighted) * inverse * inverse * inverse / x.len() as f32;
+    for (out, (g, x)) in out.iter_mut().zip(weighted.iter().zip(x)) {
+        *out += g * inverse - x * along;
+    }
 }
 
 #[inline(always)]

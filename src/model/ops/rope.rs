@@ -5,13 +5,15 @@
 
 use rayon::prelude::*;
 
+use super::math::vectorised;
+
 const ROWS_PER_TASK: usize = 32;
 
-/// Cosines and sines of every position up to a longest one.
+/// Cosines and sines of each row's position.
 #[derive(Debug, Clone)]
 pub struct Angles {
     half: usize,
-    /// `[positions, half]` each.
+    /// `[rows, half]` each.
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
@@ -26,43 +28,46 @@ pub enum Turn {
 }
 
 impl Angles {
-    /// Tabulates `positions` positions; angles are formed in f32 as Hugging Face does.
-    pub fn new(inverse_frequencies: &[f32], positions: usize) -> Self {
+    /// The angles of rows at `positions`; formed in f32 as Hugging Face does.
+    pub fn at(inverse_frequencies: &[f32], positions: &[u32]) -> Self {
         let half = inverse_frequencies.len();
-        let angles: Vec<f32> =
-            (0..positions).flat_map(|p| inverse_frequencies.iter().map(move |f| p as f32 * f)).collect();
-        let cos = angles.iter().map(|a| a.cos()).collect();
-        let sin = angles.iter().map(|a| a.sin()).collect();
+        let (mut cos, mut sin) = (vec![0f32; positions.len() * half], vec![0f32; positions.len() * half]);
+        let rows = cos.par_chunks_mut(half).zip(sin.par_chunks_mut(half));
+        rows.zip(positions).with_min_len(ROWS_PER_TASK).for_each(|((cos, sin), position)| {
+            for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(inverse_frequencies) {
+                (*sin, *cos) = (*position as f32 * frequency).sin_cos();
+            }
+        });
         Self { half, cos, sin }
     }
 
-    /// Number of positions tabulated.
-    pub fn positions(&self) -> usize {
-        self.cos.len() / self.half
-    }
-
-    /// Turns the first `heads` heads of each row in place; `rows` is `[n, width]`, `positions` has `n` entries.
-    pub fn turn(&self, rows: &mut [f32], width: usize, heads: usize, positions: &[u32], turn: Turn) {
+    /// Turns the first `heads` heads of each row in place; `rows` is `[n, width]`.
+    pub fn turn(&self, rows: &mut [f32], width: usize, heads: usize, turn: Turn) {
         let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
-        let tasks = rows.par_chunks_mut(ROWS_PER_TASK * width).zip(positions.par_chunks(ROWS_PER_TASK));
-        tasks.for_each(|(rows, positions)| {
-            for (row, position) in rows.chunks_exact_mut(width).zip(positions) {
-                self.turn_row(&mut row[..heads * 2 * self.half], *position as usize, sign);
-            }
+        let angles = self.cos.par_chunks(ROWS_PER_TASK * self.half).zip(self.sin.par_chunks(ROWS_PER_TASK * self.half));
+        rows.par_chunks_mut(ROWS_PER_TASK * width).zip(angles).for_each(|(rows, (cos, sin))| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    let angles = cos.chunks_exact(self.half).zip(sin.chunks_exact(self.half));
+                    for (row, (cos, sin)) in rows.chunks_exact_mut(width).zip(angles) {
+                        turn_row(&mut row[..heads * 2 * self.half], cos, sin, sign);
+                    }
+                },
+            );
         });
     }
+}
 
-    #[inline(always)]
-    fn turn_row(&self, row: &mut [f32], position: usize, sign: f32) {
-        let at = position * self.half..(position + 1) * self.half;
-        let (cos, sin) = (&self.cos[at.clone()], &self.sin[at]);
-        for head in row.chunks_exact_mut(2 * self.half) {
-            let (low, high) = head.split_at_mut(self.half);
-            for ((low, high), (cos, sin)) in low.iter_mut().zip(high).zip(cos.iter().zip(sin)) {
-                let (a, b, sin) = (*low, *high, sin * sign);
-                *low = a * cos - b * sin;
-                *high = b * cos + a * sin;
-            }
+#[inline(always)]
+fn turn_row(row: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+    let half = cos.len();
+    for head in row.chunks_exact_mut(2 * half) {
+        let (low, high) = head.split_at_mut(half);
+        for ((low, high), (cos, sin)) in low.iter_mut().zip(high).zip(cos.iter().zip(sin)) {
+            let (a, b, sin) = (*low, *high, sin * sign);
+            *low = a * cos - b * sin;
+            *high = b * cos + a * sin;
         }
     }
 }
