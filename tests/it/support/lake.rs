@@ -1,6 +1,6 @@
 //! Lakes in a temporary folder.
 
-use arrow::array::AsArray;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use datafusion::prelude::SessionContext;
 use pelton::config;
@@ -20,14 +20,26 @@ pub async fn open() -> (TempDir, Lake) {
     (dir, lake)
 }
 
-/// One number that a query over one table gives.
-pub async fn number(lake: &Lake, table: TableName, sql: &str) -> i64 {
+/// What a query over one table gives.
+pub async fn query(lake: &Lake, table: TableName, sql: &str) -> Vec<RecordBatch> {
     let session = SessionContext::new();
     let (url, store) = lake.object_store();
     session.register_object_store(&url, store);
     session.register_table(table.as_str(), lake.provider(table, None).await.unwrap()).unwrap();
-    let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
-    batches[0].column(0).as_primitive::<Int64Type>().value(0)
+    session.sql(sql).await.unwrap().collect().await.unwrap()
+}
+
+/// One number that a query over one table gives.
+pub async fn number(lake: &Lake, table: TableName, sql: &str) -> i64 {
+    query(lake, table, sql).await[0].column(0).as_primitive::<Int64Type>().value(0)
+}
+
+/// The raw message of the one dead letter for which a condition holds.
+pub async fn payload(lake: &Lake, condition: &str) -> Vec<u8> {
+    let sql = format!("SELECT payload FROM dead_letter WHERE {condition}");
+    let batches = query(lake, TableName::DeadLetter, &sql).await;
+    let column = arrow::compute::cast(batches[0].column(0), &arrow::datatypes::DataType::Binary).unwrap();
+    column.as_binary::<i32>().value(0).to_vec()
 }
 
 /// The rows of a table for which a condition holds; all where it is empty.

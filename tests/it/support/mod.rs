@@ -1,4 +1,5 @@
 //! Builders that the tests share.
 
+pub mod kafka;
 pub mod lake;
 pub mod tables;
