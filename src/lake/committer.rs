@@ -168,7 +168,7 @@ impl Committer {
         }
         let dead_letters = self.commit_dead_letters(parts).await?;
         let moved: Vec<(String, i64)> = parts.iter().map(|part| (self.id(&part.key), part.end)).collect();
-        let batches = parts.iter().flat_map(|part| part.rows.iter().cloned());
+        let batches: Vec<RecordBatch> = parts.iter().flat_map(|part| part.rows.iter().cloned()).collect();
         let adds = self.table(name).write(batches).await?;
         let rows = parts.iter().flat_map(|p| &p.rows).map(RecordBatch::num_rows).sum();
         for attempt in 1.. {
@@ -308,7 +308,7 @@ impl Offsets {
         Ok(position)
     }
 
-    async fn write(&self, batches: impl IntoIterator<Item = RecordBatch>) -> Result<Vec<Add>> {
+    async fn write(&self, batches: Vec<RecordBatch>) -> Result<Vec<Add>> {
         log::write(&self.table, batches).await.map_err(Error::table(self.name, "write the rows"))
     }
 

@@ -68,7 +68,7 @@ pub(super) fn version_of(table: &DeltaTable) -> i64 {
 /// Writes batches as Parquet files that no version refers to yet.
 pub(super) async fn write(
     table: &DeltaTable,
-    batches: impl IntoIterator<Item = RecordBatch>,
+    batches: Vec<RecordBatch>,
 ) -> std::result::Result<Vec<Add>, DeltaTableError> {
     let level = ZstdLevel::try_new(3).expect("3 is a level of zstd");
     let properties = WriterProperties::builder()

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot go on should panic and say where")]
 
 mod codec;
+mod committer;
 mod config;
 mod demo;
 mod evaluate;

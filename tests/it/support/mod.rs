@@ -2,4 +2,5 @@
 
 pub mod kafka;
 pub mod lake;
+pub mod python;
 pub mod tables;

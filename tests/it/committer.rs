@@ -1,0 +1,221 @@
+//! The exactly-once protocol against zombies, races, replays and lost answers; and that others can read what it wrote.
+
+use crate::support::lake::{config, count, number, open};
+use crate::support::{kafka, python};
+use pelton::codec;
+use pelton::domain::{DeadLetterCode, DeadLetterRow, Origin, Row, RowKind, Timestamp};
+use pelton::lake::{
+    CommitError, Committer, DeadLetterBuilder, Gap, InferenceLogBuilder, Lake, Part, PartitionKey, TableName,
+};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+const LOGS: TableName = TableName::InferenceLog;
+
+fn key(partition: i32) -> PartitionKey {
+    PartitionKey { topic: "logs".to_owned(), partition }
+}
+
+/// The offsets of a range as rows; those that end in 7 are dead letters.
+fn part(partition: i32, range: Range<i64>) -> Part {
+    let (mut rows, mut dead) = (InferenceLogBuilder::new(), DeadLetterBuilder::new());
+    for offset in range.clone() {
+        let origin =
+            Origin { topic: "logs", partition, offset, time: None, ingest_time: Timestamp::from_millis(offset) };
+        if offset % 10 == 7 {
+            let code = DeadLetterCode::NotJson;
+            let row = DeadLetterRow { code, reason: "x".to_owned(), key: None, payload: Some(b"x"), headers: vec![] };
+            dead.append(&row, &origin);
+            continue;
+        }
+        let bytes = kafka::log(u64::try_from(offset).unwrap());
+        match codec::decode(RowKind::Inference, Some(&bytes), 1 << 20).unwrap() {
+            Row::Inference(row) => rows.append(&row, &origin),
+            other => panic!("{other:?}"),
+        }
+    }
+    let (rows, dead_letters) = (vec![rows.finish()], vec![dead.finish()]);
+    Part { key: key(partition), start: range.start, end: range.end, rows, dead_letters }
+}
+
+async fn committer(lake: &Lake) -> Committer {
+    lake.committer("default", "cluster").await.unwrap()
+}
+
+async fn assert_exact(lake: &Lake, partitions: &[(i32, i64, i64)]) {
+    let audit = lake.audit().await.unwrap();
+    assert!(audit.is_clean(), "{audit:#?}");
+    let found: Vec<_> = audit.partitions.iter().map(|p| (p.key.partition, p.first, p.next)).collect();
+    assert_eq!(found, partitions);
+    for p in &audit.partitions {
+        assert_eq!(p.rows + p.dead_letters, u64::try_from(p.next - p.first).unwrap(), "{p:?}");
+    }
+}
+
+fn moved(result: Result<impl std::fmt::Debug, CommitError>) -> (i64, Option<i64>) {
+    match result {
+        Err(CommitError::Moved { expected, found, .. }) => (expected, found),
+        other => panic!("the partition moved, yet: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn offsets_move_with_their_rows_and_a_replay_adds_nothing() {
+    let (_dir, lake) = open().await;
+    let mut us = committer(&lake).await;
+    assert_eq!(us.positions(LOGS, &[key(0), key(1)]).await.unwrap(), [None, None]);
+    us.pin(LOGS, &[(key(0), 5), (key(1), 0)]).await.unwrap();
+    let done = us.commit(LOGS, &[part(0, 5..20), part(1, 0..10)]).await.unwrap();
+    assert_eq!((done.rows, done.dead_letters), (22, 3));
+    assert_eq!(us.positions(LOGS, &[key(0), key(1)]).await.unwrap(), [Some(20), Some(10)]);
+    // The answer was lost: the same call again finds it done.
+    let again = us.commit(LOGS, &[part(0, 5..20), part(1, 0..10)]).await.unwrap();
+    assert_eq!((again.rows, again.dead_letters), (0, 0));
+    // A new process finds the offsets, and the dead letters of a replay that was cut elsewhere are there already.
+    let mut next = committer(&lake).await;
+    assert_eq!(next.positions(LOGS, &[key(0), key(1), key(2)]).await.unwrap(), [Some(20), Some(10), None]);
+    next.commit(LOGS, &[part(0, 20..30)]).await.unwrap();
+    assert_exact(&lake, &[(0, 5, 30), (1, 0, 10)]).await;
+}
+
+#[tokio::test]
+async fn a_zombie_adds_nothing_and_learns_where_the_partition_stands() {
+    let (_dir, lake) = open().await;
+    let (mut zombie, mut owner) = (committer(&lake).await, committer(&lake).await);
+    zombie.pin(LOGS, &[(key(0), 0)]).await.unwrap();
+    zombie.commit(LOGS, &[part(0, 0..10)]).await.unwrap();
+    assert_eq!(moved(owner.pin(LOGS, &[(key(0), 3)]).await), (3, Some(10)), "a pin holds");
+    owner.commit(LOGS, &[part(0, 10..28)]).await.unwrap();
+    assert_eq!(moved(zombie.commit(LOGS, &[part(0, 10..40)]).await), (10, Some(28)));
+    // One part that moved keeps the whole commit out.
+    zombie.pin(LOGS, &[(key(1), 0)]).await.unwrap();
+    assert_eq!(moved(zombie.commit(LOGS, &[part(1, 0..10), part(0, 10..28)]).await), (10, Some(28)));
+    // What was read after the part that failed must not get in either, dead letters included.
+    assert_eq!(moved(zombie.commit(LOGS, &[part(0, 40..50)]).await), (40, Some(28)));
+    assert_exact(&lake, &[(0, 0, 28), (1, 0, 0)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_racing_processes_one_wins_each_range_and_nothing_is_there_twice() {
+    let (dir, lake) = open().await;
+    committer(&lake).await.pin(LOGS, &[(key(0), 0), (key(1), 0), (key(2), 0)]).await.unwrap();
+    // Three processes: two fight for partition 0 with different cuts, all have one of their own beside it.
+    let race = |mine: i32, cut: i64| {
+        let config = config(dir.path());
+        tokio::spawn(async move {
+            let lake = Lake::open(&config).await.unwrap();
+            let mut committer = committer(&lake).await;
+            let mut own = 0;
+            for _ in 0..12 {
+                let at = committer.positions(LOGS, &[key(0)]).await.unwrap()[0].unwrap();
+                match committer.commit(LOGS, &[part(0, at..at + cut)]).await {
+                    Ok(_) | Err(CommitError::Moved { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                committer.commit(LOGS, &[part(mine, own..own + cut)]).await.unwrap();
+                own += cut;
+            }
+            own
+        })
+    };
+    let (a, b) = tokio::join!(race(1, 7), race(2, 11));
+    let (a, b) = (a.unwrap(), b.unwrap());
+    let shared = committer(&lake).await.positions(LOGS, &[key(0)]).await.unwrap()[0].unwrap();
+    assert!(shared > 0);
+    assert_exact(&lake, &[(0, 0, shared), (1, 0, a), (2, 0, b)]).await;
+}
+
+#[tokio::test]
+async fn offsets_survive_a_checkpoint_and_the_audit_reads_them_from_it() {
+    let (dir, lake) = open().await;
+    let mut us = committer(&lake).await;
+    us.pin(LOGS, &[(key(0), 0)]).await.unwrap();
+    for i in 0..55 {
+        us.commit(LOGS, &[part(0, i * 2..i * 2 + 2)]).await.unwrap();
+    }
+    assert!(lake.maintain().await.unwrap().checkpoints > 0);
+    us.commit(LOGS, &[part(0, 110..120)]).await.unwrap();
+    let reopened = Lake::open(&config(dir.path())).await.unwrap();
+    assert_eq!(committer(&reopened).await.positions(LOGS, &[key(0)]).await.unwrap(), [Some(120)]);
+    assert_exact(&reopened, &[(0, 0, 120)]).await;
+}
+
+#[tokio::test]
+async fn the_audit_finds_what_is_missing_and_what_is_there_twice() {
+    let (_dir, lake) = open().await;
+    let mut us = committer(&lake).await;
+    us.pin(LOGS, &[(key(0), 0)]).await.unwrap();
+    let mut lossy = part(0, 0..20);
+    let kept = part(0, 2..5);
+    lossy.rows = kept.rows.clone();
+    us.commit(LOGS, &[lossy]).await.unwrap();
+    lake.append(LOGS, kept.rows[0].clone()).await.unwrap();
+    lake.append(LOGS, part(0, 30..33).rows[0].clone()).await.unwrap();
+    let audit = lake.audit().await.unwrap();
+    let found = &audit.partitions[0];
+    // 7 and 17 are dead letters; 30, 31 and 32 lie beyond what the offsets cover.
+    let gaps = [(0, 1), (5, 6), (8, 16), (18, 19)].map(|(first, last)| Gap { first, last });
+    assert_eq!(found.gaps, gaps);
+    assert_eq!((found.missing(), found.duplicate, found.rows, found.dead_letters), (15, 6, 6, 2));
+    assert!(!audit.is_clean());
+}
+
+const COUNT: &str = "
+import sys, json, deltalake
+options = json.loads(sys.argv[2])
+table = deltalake.DeltaTable(sys.argv[1], storage_options=options)
+rows = table.to_pyarrow_table()
+names = {f.name: str(f.type) for f in table.schema().fields}
+print(json.dumps({'rows': rows.num_rows, 'partitions': table.metadata().partition_columns,
+    'request_time': names['request_time'], 'logging_error_codes': names['logging_error_codes'],
+    'prompt': sorted(rows.column('prompt').to_pylist())[0]}))
+";
+
+fn seen_by_python(url: &str, options: &BTreeMap<String, String>) -> serde_json::Value {
+    serde_json::from_str(&python::run(COUNT, &[url, &serde_json::to_string(options).unwrap()])).unwrap()
+}
+
+#[tokio::test]
+async fn another_makers_reader_counts_the_same_rows() {
+    let (dir, lake) = open().await;
+    let mut us = committer(&lake).await;
+    us.pin(LOGS, &[(key(0), 0)]).await.unwrap();
+    us.commit(LOGS, &[part(0, 0..500)]).await.unwrap();
+    us.commit(LOGS, &[part(0, 500..1000)]).await.unwrap();
+    let path = dir.path().join("lake/tables/inference_log");
+    let seen = seen_by_python(path.to_str().unwrap(), &BTreeMap::new());
+    assert_eq!(seen["rows"], count(&lake, LOGS, "").await);
+    assert_eq!(seen["rows"], 900);
+    assert_eq!(seen["partitions"], serde_json::json!(["request_date"]));
+    assert_eq!(seen["prompt"], "What is order 0 worth?");
+    assert!(seen["request_time"].as_str().unwrap().contains("timestamp"), "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_holds_on_s3_with_conditional_puts_and_nothing_else() {
+    let server = python::S3::start("pelton").await;
+    let options: BTreeMap<String, String> = [
+        ("aws_endpoint", server.endpoint.as_str()),
+        ("aws_region", "us-east-1"),
+        ("aws_access_key_id", "test"),
+        ("aws_secret_access_key", "test"),
+        ("aws_allow_http", "true"),
+    ]
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .into();
+    let url = "s3://pelton/some/prefix".to_owned();
+    let config = pelton::config::Lake { url: url.clone(), options: options.clone(), fsync: true };
+    let lake = Lake::open(&config).await.unwrap();
+    let (mut us, mut other) = (committer(&lake).await, committer(&lake).await);
+    us.pin(LOGS, &[(key(0), 0)]).await.unwrap();
+    us.commit(LOGS, &[part(0, 0..50)]).await.unwrap();
+    other.commit(LOGS, &[part(0, 50..70)]).await.unwrap();
+    assert_eq!(moved(us.commit(LOGS, &[part(0, 50..60)]).await), (50, Some(70)));
+    assert_exact(&lake, &[(0, 0, 70)]).await;
+    assert_eq!(number(&lake, LOGS, "SELECT max(kafka_offset) FROM inference_log").await, 69);
+    let reopened = Lake::open(&config).await.unwrap();
+    assert_eq!(reopened.version(LOGS).await.unwrap(), lake.version(LOGS).await.unwrap());
+    let mut theirs = options;
+    theirs.insert("conditional_put".to_owned(), "etag".to_owned());
+    assert_eq!(seen_by_python(&format!("{url}/tables/inference_log"), &theirs)["rows"], 63);
+}
