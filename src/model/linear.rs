@@ -21,6 +21,8 @@ pub(super) struct Linear {
     base: Tensor,
     /// In effect: the base, or the base with the adapter added.
     weight: Tensor,
+    /// The same as `[in, out]`: a view, or a copy that spares products of few rows the rearranging.
+    turned: Tensor,
     trains: bool,
 }
 
@@ -56,12 +58,13 @@ impl Linear {
             start += width;
         }
         let base = if tensors.len() == 1 { tensors.swap_remove(0) } else { Tensor::cat(&tensors, 0)? };
-        Ok(Self { parts, weight: base.clone(), base, trains })
+        Ok(Self { parts, turned: base.t()?, weight: base.clone(), base, trains })
     }
 
     /// The same projections with an adapter added; the base stays shared and untouched.
     pub(super) fn with_adapter(&self, lora: &Lora) -> Result<Self> {
-        let mut adapted = Self { weight: self.base.clone(), trains: false, ..self.clone() };
+        let weight = self.base.clone();
+        let mut adapted = Self { turned: weight.t()?, weight, trains: false, ..self.clone() };
         let inputs = self.base.dim(1)?;
         let mut values: Option<Vec<f32>> = None;
         for part in &mut adapted.parts {
@@ -79,13 +82,19 @@ impl Linear {
         }
         if let Some(values) = values {
             adapted.weight = Tensor::from_vec(values, self.base.shape(), self.base.device())?;
+            adapted.turned = adapted.weight.t()?;
         }
         Ok(adapted)
     }
 
     /// `x [n, in]` to `[n, out]`.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.matmul(&self.weight.t()?)?)
+        Ok(x.matmul(&self.turned)?)
+    }
+
+    /// The same projections, arranged for products of few rows: the weight is held twice.
+    pub(super) fn for_few_rows(&self) -> Result<Self> {
+        Ok(Self { turned: self.turned.contiguous()?, ..self.clone() })
     }
 
     /// The gradient with respect to the input, `[n, in]`, given the one of the output, `[n, out]`.
