@@ -1,1 +1,213 @@
-//! Promises of `evaluate`.
+//! Evaluation: the interval is right, the gate is not fooled by chance, and the page is safe to open.
+
+use pelton::config::Gate;
+use pelton::domain::{Answer, Comparison, EvalReport, Interval, PromptHash, Verdict};
+use pelton::evaluate::page::{Curve, Page, render};
+use pelton::evaluate::{conditions, evaluate, paired_interval, report_from_json, report_to_json};
+use proptest::prelude::*;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+fn gate() -> Gate {
+    Gate { confidence: 0.95, resamples: 2000, gain_min: 0.0, prompts_min: 30 }
+}
+
+fn answer(text: &str, reward: f64, correct: Option<bool>) -> Answer {
+    Answer { text: text.to_owned(), reward, correct, tokens: 12 }
+}
+
+fn comparison(i: usize, champion: f64, challenger: f64) -> Comparison {
+    Comparison {
+        prompt: PromptHash::of_canonical(&i.to_string()),
+        question: format!("question {i}"),
+        champion: answer("before", champion, Some(champion > 0.5)),
+        challenger: answer("after", challenger, Some(challenger > 0.5)),
+    }
+}
+
+fn close(interval: Interval, low: f64, high: f64, tolerance: f64) {
+    let near = |a: f64, b: f64| (a - b).abs() <= tolerance;
+    assert!(near(interval.low, low) && near(interval.high, high), "{interval:?} is not [{low}, {high}]");
+}
+
+#[test]
+fn the_interval_of_two_values_is_the_one_worked_by_hand() {
+    // Resamples of {-1, 1} have the means -1, 0 and 1 with the probabilities 1/4, 1/2 and 1/4. They are symmetric, so
+    // bias and acceleration are 0, and the ends are plain quantiles: the outer means at 95 %, the middle one at 40 %.
+    let values = [-1.0, 1.0];
+    assert_eq!(paired_interval(&values, 20_000, 0.95, 1), Interval { mean: 0.0, low: -1.0, high: 1.0 });
+    assert_eq!(paired_interval(&values, 20_000, 0.40, 1), Interval { mean: 0.0, low: 0.0, high: 0.0 });
+}
+
+#[test]
+fn the_interval_agrees_with_all_resamples_and_with_scipy() {
+    // All 6^6 resamples, enumerated in Python; the means lie on a grid of 1/48, so one step is the tolerance.
+    let skewed = [-0.25, 0.0, 0.125, 0.25, 0.5, 1.5];
+    close(paired_interval(&skewed, 100_000, 0.8, 3), 0.125, 0.75, 1.01 / 48.0);
+    close(paired_interval(&skewed, 100_000, 0.9, 3), 0.0625, 0.875, 1.01 / 48.0);
+    // scipy 1.17.1, stats.bootstrap(method="BCa", n_resamples=400000).
+    let mut gains = vec![0.0; 24];
+    gains.extend([0.1, 0.2, -0.3, 0.5, 1.0, 1.0, -0.2, 0.4, 0.7, 1.0, -1.0, 0.6]);
+    let interval = paired_interval(&gains, 100_000, 0.95, 5);
+    close(interval, -0.002_777_8, 0.241_666_7, 0.004);
+    assert!((interval.mean - 4.0 / 36.0).abs() < 1e-12);
+}
+
+#[test]
+fn an_interval_without_spread_is_its_value() {
+    let zero = Interval { mean: 0.0, low: 0.0, high: 0.0 };
+    assert_eq!(paired_interval(&[], 1000, 0.95, 0), zero);
+    assert_eq!(paired_interval(&[0.0; 50], 1000, 0.95, 0), zero);
+    assert_eq!(paired_interval(&[0.25; 50], 1000, 0.95, 0), Interval { mean: 0.25, low: 0.25, high: 0.25 });
+}
+
+#[test]
+fn the_interval_covers_the_truth_about_as_often_as_it_says() {
+    // Gains as they are: four of five prompts unchanged, the others better or worse; the true mean is 0.05.
+    let mut random = ChaCha8Rng::seed_from_u64(7);
+    let draw = |random: &mut ChaCha8Rng| match random.random::<f64>() {
+        u if u < 0.8 => 0.0,
+        u if u < 0.925 => random.random_range(0.0..1.6),
+        _ => random.random_range(-1.333_333..0.0),
+    };
+    let truth = 0.125 * 0.8 - 0.075 * 0.666_666_5;
+    let trials = 400;
+    let covered = (0..trials).filter(|&trial| {
+        let gains: Vec<f64> = (0..80).map(|_| draw(&mut random)).collect();
+        let interval = paired_interval(&gains, 500, 0.95, trial);
+        interval.low <= truth && truth <= interval.high
+    });
+    let share = covered.count() as f64 / trials as f64;
+    assert!((0.90..=0.985).contains(&share), "{share} of the 95 % intervals hold the truth");
+}
+
+#[test]
+fn models_of_equal_quality_are_promoted_about_as_rarely_as_chance_allows() {
+    let mut random = ChaCha8Rng::seed_from_u64(11);
+    let promoted = (0..300).filter(|&trial| {
+        let pairs: Vec<Comparison> = (0..60).map(|i| comparison(i, random.random(), random.random())).collect();
+        evaluate(&pairs, &Gate { resamples: 400, ..gate() }, trial).verdict.is_promote()
+    });
+    // 2.5 % of 300 is 7.5; with 18 the gate would be leaking.
+    let promoted = promoted.count();
+    assert!((1..=17).contains(&promoted), "{promoted} of 300");
+}
+
+#[test]
+fn the_gate_promotes_a_sure_gain_and_says_why_it_refuses() {
+    let sure: Vec<_> = (0..60).map(|i| comparison(i, 0.4, if i % 3 == 0 { 0.4 } else { 0.9 })).collect();
+    let report = evaluate(&sure, &gate(), 1);
+    assert_eq!(report.verdict, Verdict::Promote);
+    assert!(conditions(&report, &gate()).iter().all(|c| c.held));
+
+    let refused = |pairs: &[Comparison]| match evaluate(pairs, &gate(), 1).verdict {
+        Verdict::Reject(why) => why,
+        Verdict::Promote => panic!("promoted"),
+    };
+    // The same models, answer for answer.
+    let same: Vec<_> = (0..60).map(|i| comparison(i, 0.4, 0.4)).collect();
+    assert_eq!(
+        refused(&same),
+        ["the lower end of the 95 % interval of the gain in reward, +0.000 [+0.000, +0.000], is not above +0.000"]
+    );
+    // A great gain on too few prompts.
+    let few: Vec<_> = (0..29).map(|i| comparison(i, 0.0, 1.0)).collect();
+    assert_eq!(refused(&few), ["29 holdout prompts were compared, fewer than the 30 required"]);
+    assert_eq!(refused(&[]).len(), 2);
+    // A scorer that returned no number never promotes.
+    let mut broken = sure.clone();
+    broken[0].challenger.reward = f64::NAN;
+    assert_eq!(refused(&broken).len(), 1);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_report_and_its_json_comes_back() {
+    let pairs: Vec<_> = (0..50).map(|i| comparison(i, 0.1 * (i % 7) as f64, 0.1 * (i % 5) as f64)).collect();
+    let report = evaluate(&pairs, &gate(), 9);
+    assert_eq!(report, evaluate(&pairs, &gate(), 9));
+    assert_eq!(report_from_json(&report_to_json(&report, &gate())), Some(report.clone()));
+    assert!(report.champion_accuracy.is_some());
+    // With the truth of some prompts only there is no accuracy.
+    let mut partly = pairs;
+    partly[3].champion.correct = None;
+    let report = evaluate(&partly, &gate(), 9);
+    assert_eq!((report.champion_accuracy, report.accuracy_gain), (None, None));
+    assert_eq!(report_from_json(&report_to_json(&report, &gate())), Some(report));
+}
+
+proptest! {
+    #[test]
+    fn the_interval_is_finite_ordered_and_within_the_data(values in proptest::collection::vec(-1.0f64..1.0, 2..40), seed: u64) {
+        let interval = paired_interval(&values, 200, 0.95, seed);
+        let (least, most) = values.iter().fold((f64::MAX, f64::MIN), |(l, m), v| (l.min(*v), m.max(*v)));
+        prop_assert!(interval.low <= interval.high);
+        prop_assert!(least - 1e-9 <= interval.low && interval.high <= most + 1e-9);
+        prop_assert_eq!(interval, paired_interval(&values, 200, 0.95, seed));
+    }
+}
+
+fn page_of(comparisons: &[Comparison], report: &EvalReport, hostile: &str) -> String {
+    render(&Page {
+        version: "support-sql@v3",
+        champion: "base",
+        report,
+        gate: &gate(),
+        comparisons,
+        curves: &[
+            Curve { name: format!("mean reward {hostile}"), points: (0..40).map(|i| (f64::from(i), 0.3)).collect() },
+            Curve { name: "loss".to_owned(), points: vec![(0.0, f64::NAN), (1.0, 1.0), (2.0, 0.5)] },
+            Curve { name: "empty".to_owned(), points: Vec::new() },
+        ],
+        lineage: &[("SQL".to_owned(), format!("SELECT '{hostile}'"))],
+    })
+}
+
+#[test]
+fn the_page_shows_the_figures_and_lets_no_answer_be_more_than_text() {
+    let hostile = "</pre><script>alert(1)</script><img src=x onerror=\"x\"> \u{202e}desrever\u{1b}[2J & 'q'";
+    let mut pairs: Vec<_> = (0..40).map(|i| comparison(i, 0.2, 0.2 + 0.01 * i as f64)).collect();
+    for pair in &mut pairs {
+        pair.question = format!("{} {hostile}", pair.question);
+        pair.champion.text = hostile.to_owned();
+        pair.challenger.text = format!("{hostile}{}", "x".repeat(5000));
+    }
+    let report = evaluate(&pairs, &gate(), 1);
+    let page = page_of(&pairs, &report, hostile);
+    for needle in [
+        "<script",
+        "<img",
+        "onerror=\"",
+        "\u{202e}",
+        "\u{1b}",
+        "http:",
+        "https:",
+        "src=\"",
+        "href",
+        "url(",
+        "NaN",
+        "inf",
+    ] {
+        assert!(!page.contains(needle), "{needle:?} is in the page");
+    }
+    assert!(page.contains("default-src 'none'"));
+    assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;"));
+    assert!(page.contains("more characters)"));
+    let gain = report.reward_gain;
+    assert!(page.contains(&format!("{:+.3} <small>{:+.3} to {:+.3}</small>", gain.mean, gain.low, gain.high)));
+    assert!(page.contains("support-sql@v3") && page.contains(">promoted<") && page.contains("question 39"));
+    // 10 best; none became worse.
+    assert_eq!(page.matches("<article>").count(), 10);
+    assert!(page.contains("No prompt was answered worse."));
+    // Every element that is opened is closed.
+    for element in ["section", "article", "pre", "svg", "table", "ul", "dl", "figure", "div", "main"] {
+        let opened = page.matches(&format!("<{element}>")).count() + page.matches(&format!("<{element} ")).count();
+        assert_eq!(opened, page.matches(&format!("</{element}>")).count(), "{element}");
+    }
+}
+
+#[test]
+fn a_page_without_prompts_can_be_drawn() {
+    let report = evaluate(&[], &gate(), 1);
+    let page = page_of(&[], &report, "");
+    assert!(page.contains(">not promoted<") && !page.contains("NaN"));
+}

@@ -1,1 +1,318 @@
-//! Promises of `publish`.
+//! Registry and events: without a manifest there is no version, a number is given once, and an event is the same at
+//! every try.
+
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
+use pelton::codec::event::{self, EventMessage};
+use pelton::codec::schema;
+use pelton::config::Kafka;
+use pelton::domain::{CycleId, Interval, ModelName, Timestamp, Version, VersionNumber, VersionRef, VersionState};
+use pelton::publish::{Error, Manifest, Publisher, Registry, read_events};
+use pelton::runtime::Shutdown;
+use proptest::prelude::*;
+use rdkafka::mocking::MockCluster;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+const TOPIC: &str = "model-versions";
+const WAIT: Duration = Duration::from_secs(30);
+
+fn model() -> ModelName {
+    ModelName::new("support-sql").unwrap()
+}
+
+fn reference(number: u32) -> VersionRef {
+    VersionRef { model: model(), number: VersionNumber::new(number).unwrap() }
+}
+
+fn manifest(version: &VersionRef) -> Manifest {
+    Manifest {
+        format: 1,
+        name: version.to_string(),
+        created: "2026-11-22T10:00:00Z".to_owned(),
+        cycle: "c-1".to_owned(),
+        base_hash: "ab".repeat(32),
+        parent: None,
+        window: json!({"name": "fresh", "sql": "SELECT 1", "table_version": 7}),
+        seeds: BTreeMap::from([("cycle".to_owned(), u64::MAX)]),
+        config_hash: "cd".repeat(32),
+        settings: json!({}),
+        evaluation: json!({"prompts": 40}),
+        pelton: "0.1.0".to_owned(),
+        files: BTreeMap::new(),
+    }
+}
+
+fn files() -> Vec<(String, Vec<u8>)> {
+    vec![
+        ("adapter_config.json".to_owned(), b"{}".to_vec()),
+        ("adapter_model.safetensors".to_owned(), vec![7; 1000]),
+        ("report.html".to_owned(), b"<!doctype html>".to_vec()),
+    ]
+}
+
+fn in_memory() -> (Arc<dyn ObjectStore>, Registry) {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    (Arc::clone(&store), Registry::new(store, &Path::from("some/lake")))
+}
+
+fn version(number: u32, state: VersionState) -> Version {
+    Version {
+        reference: reference(number),
+        state,
+        time: Timestamp::from_micros(1_795_348_800_123_456),
+        cycle: CycleId::new("support-sql-20261122t100000-ab12").unwrap(),
+        parent: (number > 1).then(|| reference(number - 1)),
+        base_hash: "ab".repeat(32),
+        location: format!("file:///lake/models/support-sql/v{number}"),
+        adapter_hash: "cd".repeat(32),
+        holdout_prompts: 120,
+        champion_reward: 0.25,
+        challenger_reward: 0.5,
+        gain: Interval { mean: 0.25, low: 0.125, high: 0.375 },
+        reason: "the gate's conditions hold".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn without_a_manifest_the_version_does_not_exist() {
+    let (store, registry) = in_memory();
+    let claimed = registry.claim(&model(), "c-1").await.unwrap();
+    assert_eq!(claimed, reference(1));
+    let folder = registry.folder(&claimed);
+    assert_eq!(folder.as_ref(), "some/lake/models/support-sql/v1");
+    // Everything but the manifest is there, as after a crash.
+    for (name, bytes) in files() {
+        store.put(&folder.clone().join(name), bytes.into()).await.unwrap();
+    }
+    assert!(matches!(registry.manifest(&claimed).await, Err(Error::NotFound(v)) if v == claimed));
+    assert!(matches!(registry.files(&claimed).await, Err(Error::NotFound(_))));
+    assert_eq!(registry.list().await.unwrap(), []);
+
+    let written = registry.store(&claimed, files(), manifest(&claimed)).await.unwrap();
+    assert_eq!(registry.manifest(&claimed).await.unwrap(), written);
+    assert_eq!(registry.list().await.unwrap().len(), 1);
+    let names: Vec<String> = registry.files(&claimed).await.unwrap().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["adapter_config.json", "adapter_model.safetensors", "report.html"]);
+}
+
+#[tokio::test]
+async fn two_writers_get_different_numbers_and_one_cycle_keeps_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = object_store::local::LocalFileSystem::new_with_prefix(dir.path()).unwrap();
+    let stores: [Arc<dyn ObjectStore>; 2] = [Arc::new(InMemory::new()), Arc::new(disk)];
+    for store in stores {
+        let registry = Registry::new(store, &Path::from("lake"));
+        let claims = (0..20).map(|i| {
+            let registry = registry.clone();
+            tokio::spawn(async move { registry.claim(&model(), &format!("c-{i}")).await.unwrap() })
+        });
+        let claimed = futures::future::join_all(claims).await.into_iter().map(Result::unwrap).collect::<Vec<_>>();
+        assert_eq!(claimed.iter().collect::<BTreeSet<_>>().len(), 20, "{claimed:?}");
+        // A cycle that was killed after its claim goes on with the same number.
+        for (i, version) in claimed.iter().enumerate() {
+            assert_eq!(registry.claim(&model(), &format!("c-{i}")).await.unwrap(), *version);
+        }
+        let other = ModelName::new("support-sql-2").unwrap();
+        assert_eq!(registry.claim(&other, "c-0").await.unwrap().number, VersionNumber::FIRST);
+    }
+}
+
+#[tokio::test]
+async fn a_changed_file_and_a_path_out_of_the_folder_are_refused() {
+    let (store, registry) = in_memory();
+    let version = registry.claim(&model(), "c-1").await.unwrap();
+    registry.store(&version, files(), manifest(&version)).await.unwrap();
+    let adapter = registry.folder(&version).join("adapter_model.safetensors");
+    store.put(&adapter, vec![8; 1000].into()).await.unwrap();
+    let error = registry.files(&version).await.unwrap_err();
+    assert!(matches!(&error, Error::Hash { path, .. } if *path == adapter), "{error}");
+
+    for name in ["../../v2/adapter_model.safetensors", "/etc/passwd", "a/b", "..", "", "a\\b"] {
+        let mut evil = manifest(&version);
+        evil.files.insert(name.to_owned(), "00".repeat(32));
+        let json = serde_json::to_vec(&evil).unwrap();
+        store.put(&registry.folder(&version).join("manifest.json"), json.into()).await.unwrap();
+        assert!(matches!(registry.files(&version).await, Err(Error::Escape { file, .. }) if file == name), "{name}");
+    }
+    store.put(&registry.folder(&version).join("manifest.json"), b"{".to_vec().into()).await.unwrap();
+    assert!(matches!(registry.manifest(&version).await, Err(Error::Manifest { .. })));
+}
+
+fn header<'a>(message: &'a EventMessage, name: &str) -> &'a str {
+    &message.headers.iter().find(|(key, _)| key == name).unwrap().1
+}
+
+#[test]
+fn the_events_fit_their_schema() {
+    let text = schema::ALL.iter().find(|s| s.file == "model-version.v1").unwrap().json;
+    let schema: Value = serde_json::from_str(text).unwrap();
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    for state in VersionState::ALL {
+        for number in [1, 2] {
+            for message in event::messages(&version(number, state), "file:///lake/models/support-sql") {
+                let data: Value = serde_json::from_slice(&message.payload).unwrap();
+                let faults: Vec<String> = validator.iter_errors(&data).map(|e| e.to_string()).collect();
+                assert_eq!(faults, [""; 0], "{data:#}");
+                assert_eq!(header(&message, "ce_type"), format!("dev.pelton.model.version.{}", state.as_str()));
+                assert_eq!(header(&message, "ce_subject"), format!("support-sql@v{number}"));
+                assert_eq!(header(&message, "ce_specversion"), "1.0");
+                assert_eq!(header(&message, "content-type"), "application/json");
+            }
+        }
+    }
+    // The schema can fail.
+    assert!(!validator.is_valid(&json!({"schema": "pelton.model-version/v1"})));
+}
+
+#[test]
+fn only_a_promotion_moves_the_champion_pointer() {
+    for state in VersionState::ALL {
+        let keys: Vec<String> = event::messages(&version(3, state), "s").into_iter().map(|m| m.key).collect();
+        let expected: &[&str] =
+            if state == VersionState::Promoted { &["support-sql/v3", "support-sql"] } else { &["support-sql/v3"] };
+        assert_eq!(keys, expected, "{state:?}");
+    }
+}
+
+#[test]
+fn an_id_is_the_same_at_every_try_and_another_for_another_state() {
+    let promoted = version(3, VersionState::Promoted);
+    assert_eq!(event::event_id(&promoted), event::event_id(&promoted.clone()));
+    let ids: BTreeSet<String> = VersionState::ALL
+        .into_iter()
+        .flat_map(|s| [event::event_id(&version(1, s)), event::event_id(&version(2, s))])
+        .collect();
+    assert_eq!(ids.len(), 8);
+}
+
+#[test]
+fn what_is_no_event_is_refused_with_its_field() {
+    let good: Value =
+        serde_json::from_slice(&event::messages(&version(1, VersionState::Promoted), "s")[0].payload).unwrap();
+    for (field, value, says) in [
+        ("version", json!(0), "version"),
+        ("state", json!("excellent"), "excellent"),
+        ("time", json!("yesterday"), "yesterday"),
+        ("model", json!("Not A Name"), "Not A Name"),
+        ("parent", json!("v1"), "parent"),
+        ("schema", json!("pelton.model-version/v9"), "v9"),
+        ("evaluation", json!({"gain": 1}), "evaluation"),
+    ] {
+        let mut bad = good.clone();
+        bad[field] = value;
+        let error = event::decode(&serde_json::to_vec(&bad).unwrap()).unwrap_err().to_string();
+        assert!(error.contains(says), "{field}: {error}");
+    }
+    assert!(event::decode(b"").is_err());
+}
+
+prop_compose! {
+    fn any_version()(
+        number in 1u32..u32::MAX, state in 0usize..4, micros in 0i64..4_000_000_000_000_000, parent: Option<bool>,
+        text in ".{0,40}", prompts: u32, rewards in proptest::array::uniform5(-1.0e3f64..1.0e3),
+    ) -> Version {
+        let [champion_reward, challenger_reward, mean, low, high] = rewards;
+        Version {
+            reference: reference(number),
+            time: Timestamp::from_micros(micros),
+            parent: parent.map(|_| reference(1)),
+            location: text.clone(),
+            holdout_prompts: prompts.into(),
+            champion_reward,
+            challenger_reward,
+            gain: Interval { mean, low, high },
+            reason: text,
+            ..version(1, VersionState::ALL[state])
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn an_event_comes_back_as_it_was(version in any_version()) {
+        for message in event::messages(&version, "s") {
+            prop_assert_eq!(&event::decode(&message.payload).unwrap(), &version);
+        }
+    }
+}
+
+async fn read(kafka: &Kafka) -> Vec<EventMessage> {
+    let kafka = kafka.clone();
+    tokio::task::spawn_blocking(move || read_events(&kafka, TOPIC, WAIT).unwrap()).await.unwrap()
+}
+
+fn kafka(brokers: String) -> Kafka {
+    Kafka { brokers, ..Kafka::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_arrive_with_headers_and_keys_and_a_repetition_has_the_same_ids() {
+    let broker = MockCluster::new(1).unwrap();
+    let kafka = kafka(broker.bootstrap_servers());
+    let publisher = Publisher::new(&kafka, TOPIC).unwrap();
+    publisher.ensure_topic().await.unwrap();
+    let shutdown = Shutdown::new();
+    let sent = [version(1, VersionState::Registered), version(1, VersionState::Promoted)];
+    for version in sent.iter().chain(&sent) {
+        let id = publisher.publish(version, "file:///lake/models/support-sql", &shutdown).await.unwrap();
+        assert_eq!(id, event::event_id(version));
+    }
+    let messages = read(&kafka).await;
+    let keys: Vec<&str> = messages.iter().map(|m| m.key.as_str()).collect();
+    let once = ["support-sql/v1", "support-sql/v1", "support-sql"];
+    assert_eq!(keys, once.repeat(2));
+    let expected: Vec<EventMessage> =
+        sent.iter().flat_map(|v| event::messages(v, "file:///lake/models/support-sql")).collect();
+    assert_eq!(messages[..3], expected[..]);
+    assert_eq!(messages[3..], expected[..], "the repetition is the same, byte for byte");
+    let ids: BTreeSet<&str> = messages.iter().map(|m| header(m, "ce_id")).collect();
+    assert_eq!(ids.len(), 2, "a consumer that counts ids sees each state once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_waits_for_a_broker_that_is_away() {
+    let broker = MockCluster::new(1).unwrap();
+    let kafka = kafka(broker.bootstrap_servers());
+    broker.create_topic(TOPIC, 1, 1).unwrap();
+    broker.broker_down(1).unwrap();
+    let publisher = Arc::new(Publisher::new(&kafka, TOPIC).unwrap());
+    let sending = {
+        let publisher = Arc::clone(&publisher);
+        tokio::spawn(async move {
+            publisher.publish(&version(2, VersionState::Rejected), "s", &Shutdown::new()).await.unwrap()
+        })
+    };
+    assert!(
+        tokio::time::timeout(Duration::from_millis(500), async {
+            while !sending.is_finished() {
+                tokio::task::yield_now().await
+            }
+        })
+        .await
+        .is_err(),
+        "nothing can be sent to a broker that is away"
+    );
+    broker.broker_up(1).unwrap();
+    let id = tokio::time::timeout(WAIT * 2, sending).await.unwrap().unwrap();
+    let messages = read(&kafka).await;
+    assert_eq!(messages.iter().map(|m| header(m, "ce_id")).collect::<BTreeSet<_>>(), BTreeSet::from([id.as_str()]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_ends_the_wait_and_says_which_event_is_owed() {
+    let broker = MockCluster::new(1).unwrap();
+    let kafka = kafka(broker.bootstrap_servers());
+    broker.broker_down(1).unwrap();
+    let mut settings = kafka;
+    settings.properties.insert("message.timeout.ms".to_owned(), "1000".to_owned());
+    let publisher = Publisher::new(&settings, TOPIC).unwrap();
+    let shutdown = Shutdown::new();
+    shutdown.cancel();
+    let owed = version(2, VersionState::Rejected);
+    let error = tokio::time::timeout(WAIT * 2, publisher.publish(&owed, "s", &shutdown)).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains(&event::event_id(&owed)), "{error}");
+}
