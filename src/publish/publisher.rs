@@ -5,7 +5,7 @@ use crate::config::Kafka;
 use crate::domain::Version;
 use crate::runtime::{Backoff, Shutdown};
 use crate::telemetry::Event;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -14,6 +14,7 @@ use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Why an event is not sent or read.
@@ -43,6 +44,8 @@ pub struct Publisher {
     producer: FutureProducer,
     settings: ClientConfig,
     topic: String,
+    /// The topic was made sure of.
+    topic_known: AtomicBool,
 }
 
 fn client(kafka: &Kafka) -> ClientConfig {
@@ -53,38 +56,55 @@ fn client(kafka: &Kafka) -> ClientConfig {
 }
 
 impl Publisher {
-    /// A producer for the topic; asks no broker yet.
+    /// A producer for the topic; asks no broker yet. Each message has 10 s before it counts as not sent; idempotence keeps a
+    /// broker's order and drops a retry's duplicates within one producer, and the ids do so beyond it.
     ///
     /// # Errors
     /// [`PublishError::Client`].
     pub fn new(kafka: &Kafka, topic: &str) -> Result<Self, PublishError> {
         let settings = client(kafka);
         let mut producer = settings.clone();
-        producer.set("enable.idempotence", "true").set("acks", "all").set("message.timeout.ms", "30000");
-        Ok(Self { producer: producer.create().map_err(PublishError::Client)?, settings, topic: topic.to_owned() })
+        producer.set("enable.idempotence", "true").set("acks", "all").set("message.timeout.ms", "10000");
+        let producer = producer.create().map_err(PublishError::Client)?;
+        Ok(Self { producer, settings, topic: topic.to_owned(), topic_known: AtomicBool::new(false) })
     }
 
-    /// Creates the topic, compacted, with one partition and the broker's replication, where it is missing. A broker without an
-    /// admin API (librdkafka's in-process one) creates topics by itself.
+    /// Creates the topic, compacted, with one partition and the broker's replication, where it is missing; warns where it
+    /// is there and not compacted. A broker without an admin API (librdkafka's in-process one) creates topics by itself.
     ///
     /// # Errors
-    /// [`PublishError::Client`]; a broker that refuses is left to say so at the first event.
+    /// [`PublishError::Client`] for a wrong property, [`PublishError::Broker`] where the broker is away.
     pub async fn ensure_topic(&self) -> Result<(), PublishError> {
         let admin: AdminClient<DefaultClientContext> = self.settings.create().map_err(PublishError::Client)?;
         let topic = NewTopic::new(&self.topic, 1, TopicReplication::Fixed(-1)).set("cleanup.policy", "compact");
-        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
-        match admin.create_topics([&topic], &options).await {
+        match admin.create_topics([&topic], &admin_options()).await {
             Ok(results) => {
                 for result in results {
                     match result {
-                        Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                        Ok(_) => {}
+                        Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => self.warn_unless_compacted(&admin).await,
                         Err((topic, code)) => tracing::warn!(topic, %code, "the topic was not created"),
                     }
                 }
+                Ok(())
             }
-            Err(error) => tracing::debug!(topic = self.topic, %error, "the broker has no admin API"),
+            Err(source) if is_away(&source) => Err(PublishError::Broker { topic: self.topic.clone(), source }),
+            Err(error) => {
+                tracing::debug!(topic = self.topic, %error, "the broker has no admin API");
+                Ok(())
+            }
         }
-        Ok(())
+    }
+
+    /// On a topic that only ages its messages out, a late subscriber would miss the champion.
+    async fn warn_unless_compacted(&self, admin: &AdminClient<DefaultClientContext>) {
+        let asked = admin.describe_configs([&ResourceSpecifier::Topic(&self.topic)], &admin_options()).await;
+        let policy =
+            asked.ok().and_then(|mut all| all.pop()?.ok()).and_then(|c| c.get("cleanup.policy")?.value.clone());
+        if let Some(policy) = policy.filter(|policy| !policy.contains("compact")) {
+            let topic = &self.topic;
+            tracing::warn!(topic, policy, "the topic is not compacted; set cleanup.policy=compact");
+        }
     }
 
     /// Sends a version's messages, and returns the event's id when the broker has acknowledged them. A broker that is away is
@@ -94,46 +114,81 @@ impl Publisher {
     /// [`PublishError::Interrupted`] where the shutdown comes first; [`PublishError::Broker`] where the broker refuses for good.
     pub async fn publish(&self, version: &Version, source: &str, shutdown: &Shutdown) -> Result<String, PublishError> {
         let id = event::event_id(version);
+        let interrupted = || PublishError::Interrupted { id: id.clone() };
+        // Before the first message: a producer's message makes brokers create the topic with their own policy.
+        if !self.topic_known.load(Ordering::Relaxed) {
+            self.until_done(shutdown, interrupted, || self.ensure_topic()).await?;
+            self.topic_known.store(true, Ordering::Relaxed);
+        }
         for message in event::messages(version, source) {
-            self.send(&message, &id, shutdown).await?;
+            self.until_done(shutdown, interrupted, || self.try_send(&message)).await?;
             Event::EventSent { id: &id, key: &message.key }.emit();
         }
         Ok(id)
     }
 
-    async fn send(&self, message: &EventMessage, id: &str, shutdown: &Shutdown) -> Result<(), PublishError> {
+    /// Tries a step until the broker answers; says once that it is away, and once that it is back.
+    async fn until_done<F: Future<Output = Result<(), PublishError>>>(
+        &self,
+        shutdown: &Shutdown,
+        interrupted: impl Fn() -> PublishError,
+        step: impl Fn() -> F,
+    ) -> Result<(), PublishError> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         loop {
-            let source = match self.try_send(message).await {
+            let tried = tokio::select! {
+                tried = step() => tried,
+                () = shutdown.cancelled() => return Err(interrupted()),
+            };
+            let error = match tried {
                 Ok(()) => {
                     if backoff.tries() > 0 {
                         Event::Back { what: "broker" }.emit();
                     }
                     return Ok(());
                 }
-                Err(source) => source,
+                Err(PublishError::Broker { source, .. }) if !is_final(&source) => source,
+                Err(error) => return Err(error),
             };
-            if is_final(&source) {
-                return Err(PublishError::Broker { topic: self.topic.clone(), source });
-            }
             if backoff.tries() == 0 {
-                Event::Away { what: "broker", error: &source.to_string() }.emit();
+                Event::Away { what: "broker", error: &error.to_string() }.emit();
             }
             tokio::select! {
                 () = tokio::time::sleep(backoff.next_pause()) => {}
-                () = shutdown.cancelled() => return Err(PublishError::Interrupted { id: id.to_owned() }),
+                () = shutdown.cancelled() => return Err(interrupted()),
             }
         }
     }
 
-    async fn try_send(&self, message: &EventMessage) -> Result<(), KafkaError> {
+    async fn try_send(&self, message: &EventMessage) -> Result<(), PublishError> {
         let headers = message
             .headers
             .iter()
             .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(value) }));
         let record = FutureRecord::to(&self.topic).key(&message.key).payload(&message.payload).headers(headers);
-        self.producer.send(record, Duration::from_secs(5)).await.map(drop).map_err(|(error, _)| error)
+        let sent = self.producer.send(record, Duration::from_secs(5)).await;
+        sent.map(drop).map_err(|(source, _)| PublishError::Broker { topic: self.topic.clone(), source })
     }
+}
+
+fn admin_options() -> AdminOptions {
+    let wait = Some(Duration::from_secs(5));
+    AdminOptions::new().operation_timeout(wait).request_timeout(wait)
+}
+
+/// Errors of a broker that cannot be reached, in difference to one that answers and refuses.
+fn is_away(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::OperationTimedOut
+                | Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::Resolve
+                | Code::RequestTimedOut
+        )
+    )
 }
 
 /// Errors that no waiting mends.

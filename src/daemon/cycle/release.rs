@@ -98,7 +98,6 @@ async fn states(turn: &Turn<'_>, version: &VersionRef) -> Result<Vec<VersionStat
 pub(super) async fn announce(turn: &Turn<'_>, released: &Released) -> Result<String> {
     let config = turn.job.config;
     let publisher = Publisher::new(&config.kafka, &config.publish.topic)?;
-    publisher.ensure_topic().await?;
     let shutdown = Shutdown::new();
     let versions = turn.job.lake.versions(turn.job.model).await?;
     let mut last = None;
