@@ -239,9 +239,11 @@ pub fn read_events(kafka: &Kafka, topic: &str, timeout: Duration) -> Result<Vec<
         let Some(polled) = consumer.poll(Duration::from_millis(100)) else { continue };
         let message = polled.map_err(failed)?;
         left -= usize::from(message.offset() + 1 >= ends[&message.partition()]);
-        messages.push(read(&message));
+        messages.push(((message.timestamp().to_millis(), message.partition(), message.offset()), read(&message)));
     }
-    Ok(messages)
+    // A topic that others made may have several partitions, which arrive in any order.
+    messages.sort_by_key(|(place, _)| *place);
+    Ok(messages.into_iter().map(|(_, message)| message).collect())
 }
 
 fn read(message: &rdkafka::message::BorrowedMessage<'_>) -> EventMessage {

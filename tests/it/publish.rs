@@ -253,6 +253,8 @@ fn kafka(brokers: String) -> Kafka {
 async fn events_arrive_with_headers_and_keys_and_a_repetition_has_the_same_ids() {
     let broker = MockCluster::new(1).unwrap();
     let kafka = kafka(broker.bootstrap_servers());
+    // One partition, as on a broker that has an admin API; by itself this one makes four.
+    broker.create_topic(TOPIC, 1, 1).unwrap();
     let publisher = Publisher::new(&kafka, TOPIC).unwrap();
     publisher.ensure_topic().await.unwrap();
     let shutdown = Shutdown::new();
