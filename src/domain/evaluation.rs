@@ -61,6 +61,8 @@ impl Verdict {
 pub struct EvalReport {
     /// Prompts compared.
     pub prompts: usize,
+    /// Prompts whose two answers earned different rewards.
+    pub changed: usize,
     /// The champion's mean reward.
     pub champion_reward: f64,
     /// The challenger's mean reward.

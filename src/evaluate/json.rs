@@ -12,6 +12,7 @@ pub fn report_to_json(report: &EvalReport, gate: &config::Gate) -> Value {
     let conditions: Vec<Value> = conditions(report, gate).iter().map(condition).collect();
     let mut fields = json!({
         "prompts": report.prompts,
+        "changed": report.changed,
         "confidence": report.confidence,
         "champion_reward": report.champion_reward,
         "challenger_reward": report.challenger_reward,
@@ -30,6 +31,7 @@ pub fn report_to_json(report: &EvalReport, gate: &config::Gate) -> Value {
 #[must_use]
 pub fn report_from_json(value: &Value) -> Option<EvalReport> {
     let number = |name: &str| value.get(name)?.as_f64();
+    let count = |name: &str| usize::try_from(value.get(name)?.as_u64()?).ok();
     let failed = || -> Option<Vec<String>> {
         let all = value.get("conditions")?.as_array()?.iter();
         let failed = all.filter(|c| c.get("held").and_then(Value::as_bool) == Some(false));
@@ -37,7 +39,8 @@ pub fn report_from_json(value: &Value) -> Option<EvalReport> {
     };
     let verdict = if value.get("promote")?.as_bool()? { Verdict::Promote } else { Verdict::Reject(failed()?) };
     Some(EvalReport {
-        prompts: usize::try_from(value.get("prompts")?.as_u64()?).ok()?,
+        prompts: count("prompts")?,
+        changed: count("changed")?,
         champion_reward: number("champion_reward")?,
         challenger_reward: number("challenger_reward")?,
         reward_gain: read_interval(value.get("reward_gain")?)?,

@@ -29,6 +29,7 @@ pub fn evaluate(comparisons: &[Comparison], gate: &config::Gate, seed: u64) -> E
     let truth = accuracy_pairs(comparisons);
     let mut report = EvalReport {
         prompts: comparisons.len(),
+        changed: gains.iter().filter(|gain| **gain != 0.0).count(),
         champion_reward: mean(comparisons.iter().map(|c| c.champion.reward)),
         challenger_reward: mean(comparisons.iter().map(|c| c.challenger.reward)),
         reward_gain: interval(&gains),

@@ -108,12 +108,22 @@ fn the_gate_promotes_a_sure_gain_and_says_why_it_refuses() {
     let same: Vec<_> = (0..60).map(|i| comparison(i, 0.4, 0.4)).collect();
     assert_eq!(
         refused(&same),
-        ["the lower end of the 95 % interval of the gain in reward, +0.000 [+0.000, +0.000], is not above +0.000"]
+        [
+            "0 of them earned another reward than before, fewer than the 6 without which nothing is sure",
+            "the lower end of the 95 % interval of the gain in reward, +0.000 [+0.000, +0.000], is not above +0.000"
+        ]
+    );
+    // Three lucky prompts: the interval alone would let them through.
+    let lucky: Vec<_> = (0..43).map(|i| comparison(i, 0.0, if i < 3 { 1.0 } else { 0.0 })).collect();
+    assert!(evaluate(&lucky, &gate(), 1).reward_gain.low > 0.0);
+    assert_eq!(
+        refused(&lucky),
+        ["3 of them earned another reward than before, fewer than the 6 without which nothing is sure"]
     );
     // A great gain on too few prompts.
     let few: Vec<_> = (0..29).map(|i| comparison(i, 0.0, 1.0)).collect();
     assert_eq!(refused(&few), ["29 holdout prompts were compared, fewer than the 30 required"]);
-    assert_eq!(refused(&[]).len(), 2);
+    assert_eq!(refused(&[]).len(), 3);
     // A scorer that returned no number never promotes.
     let mut broken = sure.clone();
     broken[0].challenger.reward = f64::NAN;

@@ -26,16 +26,30 @@ impl Scale {
     }
 }
 
-/// Round values that cover a range, about five of them.
-fn ticks(low: f64, high: f64) -> Vec<f64> {
+/// Round values that cover a range, about five of them, each with its label.
+fn ticks(low: f64, high: f64) -> Vec<(f64, String)> {
     let span = high - low;
     if !(span.is_finite() && span > 0.0) {
-        return vec![low];
+        return vec![(low, number(low))];
     }
     let power = 10f64.powf((span / 5.0).log10().floor());
     let step = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| span / s <= 5.0).unwrap_or(span);
     let first = (low / step).ceil();
-    (0..12).map(|i| (first + f64::from(i)) * step).take_while(|t| *t <= high + step * 1e-9).map(|t| t + 0.0).collect()
+    let values = (0..12).map(|i| (first + f64::from(i)) * step).take_while(|t| *t <= high + step * 1e-9);
+    // Adding 0 turns -0 into 0.
+    values.map(|t| t + 0.0).map(|t| (t, tick_label(t, step))).collect()
+}
+
+/// As many decimals as tell two neighbours apart, no more.
+fn tick_label(value: f64, step: f64) -> String {
+    let exact = |decimals: &usize| {
+        let scaled = step * 10f64.powi(i32::try_from(*decimals).unwrap_or(0));
+        (scaled - scaled.round()).abs() < 1e-6 * scaled
+    };
+    match (0..6).find(exact) {
+        Some(decimals) => format!("{value:.decimals$}"),
+        None => format!("{value:.1e}"),
+    }
 }
 
 fn number(value: f64) -> String {
@@ -65,10 +79,10 @@ pub(super) fn interval(interval: Interval, threshold: f64) -> String {
     let margin = (high - low).max(1e-6) * 0.15;
     let x = Scale { from: (low - margin, high + margin), to: (10.0, WIDTH - 10.0) };
     let mut body = format!("<line class=\"axis\" x1=\"10\" x2=\"{}\" y1=\"66\" y2=\"66\"/>", WIDTH - 10.0);
-    for tick in ticks(x.from.0, x.from.1) {
+    for (tick, label) in ticks(x.from.0, x.from.1) {
         let at = x.at(tick);
         push(&mut body, format_args!("<line class=\"axis\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"62\" y2=\"66\"/>"));
-        push(&mut body, format_args!("<text x=\"{at:.1}\" y=\"82\" text-anchor=\"middle\">{}</text>", number(tick)));
+        push(&mut body, format_args!("<text x=\"{at:.1}\" y=\"82\" text-anchor=\"middle\">{label}</text>"));
     }
     let gate = x.at(threshold);
     push(&mut body, format_args!("<line class=\"zero\" x1=\"{gate:.1}\" x2=\"{gate:.1}\" y1=\"16\" y2=\"66\"/>"));
@@ -205,14 +219,14 @@ fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 
 fn horizontal_axis(x: Scale, y: f64) -> String {
     let mut out = format!("<line class=\"axis\" x1=\"{}\" x2=\"{}\" y1=\"{y}\" y2=\"{y}\"/>", x.to.0, x.to.1);
-    for tick in ticks(x.from.0, x.from.1) {
+    for (tick, label) in ticks(x.from.0, x.from.1) {
         push(
             &mut out,
             format_args!(
                 "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
                 x.at(tick).clamp(x.to.0 + 6.0, x.to.1 - 8.0),
                 y + 16.0,
-                number(tick)
+                label
             ),
         );
     }
@@ -221,16 +235,13 @@ fn horizontal_axis(x: Scale, y: f64) -> String {
 
 fn vertical_labels(y: Scale, right: f64, to: f64) -> String {
     let mut out = String::new();
-    for tick in ticks(y.from.0, y.from.1) {
+    for (tick, label) in ticks(y.from.0, y.from.1) {
         let at = y.at(tick);
         push(
             &mut out,
             format_args!("<line class=\"axis\" x1=\"{}\" x2=\"{to}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>", right + 4.0),
         );
-        push(
-            &mut out,
-            format_args!("<text x=\"{right}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", at + 4.0, number(tick)),
-        );
+        push(&mut out, format_args!("<text x=\"{right}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", at + 4.0, label));
     }
     out
 }
