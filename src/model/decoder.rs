@@ -4,7 +4,7 @@
 //! and no mask. Never builds candle's graph: the gradient is the hand-written reverse in `backward`, checked in the
 //! tests against candle's autograd on slow operations and against Hugging Face.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor};
 
@@ -33,6 +33,7 @@ pub struct Decoder {
     pub(super) inverse_frequencies: Arc<[f32]>,
     /// Whether the base weights themselves train.
     pub(super) trains: bool,
+    few_rows: Arc<OnceLock<Decoder>>,
 }
 
 #[derive(Debug, Clone)]
@@ -90,7 +91,7 @@ impl Decoder {
     /// # Errors
     /// Only a failing device: that an adapter fits is checked where it is made or loaded.
     pub fn with_adapter(&self, lora: &Lora) -> Result<Self> {
-        let mut adapted = Self { trains: false, ..self.clone() };
+        let mut adapted = Self { trains: false, few_rows: Arc::default(), ..self.clone() };
         for layer in &mut adapted.layers {
             for linear in [&mut layer.qkv, &mut layer.output, &mut layer.gate_up, &mut layer.down] {
                 *linear = linear.with_adapter(lora)?;
@@ -99,20 +100,24 @@ impl Decoder {
         Ok(adapted)
     }
 
-    /// This decoder arranged for generation: small weights are held a second time with inputs as rows, so that no
-    /// matrix product of a few rows has to rearrange them (a sixth of the time of decoding). Large ones stay as they
-    /// are: there the memory weighs more.
-    pub(super) fn for_few_rows(&self) -> Result<Self> {
+    /// This decoder arranged for generation, made when it is first asked for: small weights are held a second time with
+    /// inputs as rows, so that no matrix product of a few rows has to rearrange them (a sixth of the time of decoding).
+    /// Large ones stay as they are: there the memory weighs more.
+    pub(super) fn for_few_rows(&self) -> Result<&Self> {
         const PARAMETERS_MAX: usize = 64 << 20;
-        let mut arranged = self.clone();
-        if self.config.parameters() <= PARAMETERS_MAX {
-            for layer in &mut arranged.layers {
-                for linear in [&mut layer.qkv, &mut layer.output, &mut layer.gate_up, &mut layer.down] {
-                    *linear = linear.for_few_rows()?;
-                }
+        if self.config.parameters() > PARAMETERS_MAX {
+            return Ok(self);
+        }
+        if let Some(arranged) = self.few_rows.get() {
+            return Ok(arranged);
+        }
+        let mut arranged = Self { few_rows: Arc::default(), ..self.clone() };
+        for layer in &mut arranged.layers {
+            for linear in [&mut layer.qkv, &mut layer.output, &mut layer.gate_up, &mut layer.down] {
+                *linear = linear.for_few_rows()?;
             }
         }
-        Ok(arranged)
+        Ok(self.few_rows.get_or_init(|| arranged))
     }
 
     /// The configuration that it was built from.
@@ -216,6 +221,7 @@ impl Decoder {
             head,
             inverse_frequencies: config.rope.inverse_frequencies(config.head_dim).into(),
             trains,
+            few_rows: Arc::default(),
         })
     }
 }

@@ -81,8 +81,7 @@ impl Decoder {
         check(self, requests, options)?;
         let mut done: Vec<Vec<Option<Generated>>> = requests.iter().map(|r| vec![None; r.seeds.len()]).collect();
         let mut queue: VecDeque<usize> = (0..requests.len()).filter(|i| !requests[*i].seeds.is_empty()).collect();
-        let arranged = self.for_few_rows()?;
-        let mut engine = Engine::new(&arranged, options);
+        let mut engine = Engine::new(self.for_few_rows()?, options);
         while !(queue.is_empty() && engine.idle()) {
             engine.refill(requests, &mut queue)?;
             for (request, sample, generated) in engine.step()? {
