@@ -42,7 +42,7 @@ pub(super) const INTENTS: &[Intent] = &[
         1,
         "SELECT name FROM customers WHERE city = '$city'",
         &[
-            "@list [the names of ][all |the ]@customers {in|from} $city",
+            "@list [the names of ]{all |the }@customers {in|from} $city",
             "@which @customers @live $city?",
             "{Who are|What are the names of} {the|our} @customers in $city?",
         ],
@@ -52,7 +52,7 @@ pub(super) const INTENTS: &[Intent] = &[
         "SELECT name FROM customers WHERE since > $since",
         &[
             "@which @customers {registered|joined|signed up} @after $since?",
-            "@list [all |the ]@customers who {registered|joined|signed up} @after $since",
+            "@list {all |the }@customers who {registered|joined|signed up} @after $since",
             "{Who|Which @customers} {is|are} new since $since?",
         ],
     ),
@@ -95,7 +95,7 @@ pub(super) const INTENTS: &[Intent] = &[
         1,
         "SELECT name FROM products WHERE category = '$category'",
         &[
-            "@list [all |the ]@products in [the category ]$category",
+            "@list {all |the }@products in [the category ]$category",
             "@which $category @products do we {sell|have|carry|offer}?",
             "What {can I buy|is there|do we sell} in [the category ]$category?",
         ],
@@ -105,7 +105,7 @@ pub(super) const INTENTS: &[Intent] = &[
         "SELECT name FROM products WHERE price < $under",
         &[
             "@which @products {cost|are} @under $under[ euros]?",
-            "@list [all |the ]@products {with a price|priced} @under $under",
+            "@list {all |the }@products {with a price|priced} @under $under",
             "What can I {buy|get} for @under $under[ euros]?",
         ],
     ),
@@ -114,7 +114,7 @@ pub(super) const INTENTS: &[Intent] = &[
         "SELECT name FROM products WHERE price > $over",
         &[
             "@which @products {cost|are} @over $over[ euros]?",
-            "@list [all |the ]@products {with a price|priced} @over $over",
+            "@list {all |the }@products {with a price|priced} @over $over",
         ],
     ),
     intent(
@@ -122,7 +122,7 @@ pub(super) const INTENTS: &[Intent] = &[
         "SELECT name FROM products WHERE stock < $low",
         &[
             "@which @products have {a stock|fewer pieces} @under $low?",
-            "@list [all |the ]@products with {stock @under|fewer than} $low[ pieces][ in stock]",
+            "@list {all |the }@products with {stock @under|fewer than} $low[ pieces][ in stock]",
             "What is {running low|nearly out}, @under $low[ in stock]?",
         ],
     ),
@@ -153,7 +153,7 @@ pub(super) const INTENTS: &[Intent] = &[
         1,
         "SELECT name FROM employees WHERE role = '$role'",
         &[
-            "@list [all |the ]@employees who work as [a ]$role",
+            "@list {all |the }@employees who work as [a ]$role",
             "Who {works as|is employed as|is} [a ]$role?",
             "@which @employees {have the role|are in the role of} $role?",
         ],
@@ -181,7 +181,7 @@ pub(super) const INTENTS: &[Intent] = &[
         "SELECT name FROM employees WHERE hired > $hired",
         &[
             "@which @employees {were hired|began|started} @after $hired?",
-            "@list [all |the ]@employees hired @after $hired",
+            "@list {all |the }@employees hired @after $hired",
             "Who {has started|joined the staff} since $hired?",
         ],
     ),
@@ -190,7 +190,7 @@ pub(super) const INTENTS: &[Intent] = &[
         "SELECT name FROM suppliers WHERE country = '$supplier_country'",
         &[
             "@which @suppliers {are|come} from $supplier_country?",
-            "@list [all |the ]@suppliers in $supplier_country",
+            "@list {all |the }@suppliers in $supplier_country",
             "Who supplies us from $supplier_country?",
         ],
     ),
@@ -345,7 +345,7 @@ pub(super) const INTENTS: &[Intent] = &[
         "SELECT name FROM products WHERE category = '$category' AND price < $under",
         &[
             "@which $category @products {cost|are} @under $under[ euros]?",
-            "@list [all |the ]$category @products {priced |}@under $under",
+            "@list {all |the }$category @products {priced |}@under $under",
             "What is there in $category for @under $under[ euros]?",
         ],
     ),
@@ -398,7 +398,7 @@ pub(super) const INTENTS: &[Intent] = &[
         "SELECT products.name FROM products JOIN suppliers USING (supplier_id) WHERE suppliers.name = '$supplier'",
         &[
             "@which @products {come from|are supplied by|do we get from} [the @supplier ]$supplier?",
-            "@list [all |the ]@products {of|from|by} [the @supplier ]$supplier",
+            "@list {all |the }@products {of|from|by} [the @supplier ]$supplier",
             "What does $supplier {supply|deliver|provide}[ us with]?",
         ],
     ),
@@ -424,7 +424,7 @@ pub(super) const INTENTS: &[Intent] = &[
         "SELECT DISTINCT customers.name FROM orders JOIN customers USING (customer_id) JOIN products USING (product_id) WHERE products.name = '$product'",
         &[
             "@which @customers {bought|ordered} the $product?",
-            "@list [all |the ]@customers who {bought|ordered} the $product",
+            "@list {all |the }@customers who {bought|ordered} the $product",
             "Who has {bought|ordered} the $product?",
         ],
     ),
@@ -438,7 +438,7 @@ pub(super) const INTENTS: &[Intent] = &[
         "SELECT name FROM employees WHERE salary > (SELECT AVG(salary) FROM employees)",
         &[
             "@which @employees {earn|make} @over [the ]average?",
-            "@list [all |the ]@employees with {a salary @over the average|an above average salary}",
+            "@list {all |the }@employees with {a salary @over the average|an above average salary}",
         ],
     ),
     intent(
@@ -446,7 +446,7 @@ pub(super) const INTENTS: &[Intent] = &[
         "SELECT name FROM products WHERE price > (SELECT AVG(price) FROM products)",
         &[
             "@which @products {cost|are} @over [the ]average?",
-            "@list [all |the ]@products with {a price @over the average|an above average price}",
+            "@list {all |the }@products with {a price @over the average|an above average price}",
         ],
     ),
 ];
