@@ -56,6 +56,15 @@ pub struct Explored {
     pub truncated: usize,
 }
 
+/// Prompts as the model reads them.
+#[derive(Debug, Clone, Default)]
+pub struct Encoded {
+    /// The tokens of each prompt that fits, up to where the answer begins.
+    pub tokens: HashMap<PromptHash, Vec<u32>>,
+    /// The prompts that do not fit.
+    pub too_long: Vec<PromptHash>,
+}
+
 /// Samples every prompt.
 ///
 /// # Errors
@@ -69,7 +78,7 @@ pub fn explore(
     watch: &Watch<'_>,
 ) -> Result<Explored, Error> {
     check(options)?;
-    let (prompt_tokens, too_long) = encode(model, prompts, options.tokens_max)?;
+    let Encoded { tokens: prompt_tokens, too_long } = encode(model, prompts, options.tokens_max)?;
     let fitting: Vec<PromptHash> = prompts.iter().map(|p| p.hash).filter(|h| prompt_tokens.contains_key(h)).collect();
     let decoder = adapted(model, adapter)?;
     let mut candidates = Vec::with_capacity(fitting.len() * options.samples as usize);
@@ -84,29 +93,25 @@ pub fn explore(
     Ok(Explored { candidates, prompt_tokens, too_long, truncated })
 }
 
-/// The tokens of each prompt that fits, and the prompts that do not: what training needs when candidates are read back.
+/// Encodes prompts: what training needs when candidates are read back from the table.
 ///
 /// # Errors
 /// [`Error::NothingFits`], or what the chat template refuses.
-pub fn encode(
-    model: &Model,
-    prompts: &[Prompt],
-    new_tokens_max: usize,
-) -> Result<(HashMap<PromptHash, Vec<u32>>, Vec<PromptHash>), Error> {
+pub fn encode(model: &Model, prompts: &[Prompt], new_tokens_max: usize) -> Result<Encoded, Error> {
     let positions = model.config().max_position_embeddings;
-    let (mut fitting, mut too_long) = (HashMap::new(), Vec::new());
+    let mut encoded = Encoded::default();
     for prompt in prompts {
         let tokens = chat_tokens(model, &prompt.messages)?;
         if tokens.len() + new_tokens_max <= positions {
-            fitting.insert(prompt.hash, tokens);
+            encoded.tokens.insert(prompt.hash, tokens);
         } else {
-            too_long.push(prompt.hash);
+            encoded.too_long.push(prompt.hash);
         }
     }
-    if fitting.is_empty() {
+    if encoded.tokens.is_empty() {
         return Err(Error::NothingFits { prompts: prompts.len(), positions, new_tokens_max });
     }
-    Ok((fitting, too_long))
+    Ok(encoded)
 }
 
 /// The most probable answer to each conversation, token by token, with its number of tokens; of `options`, only the

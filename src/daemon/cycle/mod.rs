@@ -218,7 +218,8 @@ async fn prepare<'a>(job: &'a Job<'a>) -> Result<Turn<'a>> {
     };
     let database = job.config.resolve(&sql.database);
     let scorer = tokio::task::block_in_place(|| Scorer::open(&database, limits))
-        .with_context(|| format!("models.{}.score.sql.database", job.model))?;
+        .with_context(|| format!("models.{}.score.sql.database", job.model))?
+        .with_agreement_weight(sql.agreement_weight);
     let champion = release::champion(job, &base).await?;
     let turns = job.lake.versions(job.model).await?.iter().map(|v| v.reference.number).max();
     let seed = derive_seed(settings.seed, "cycle", &[u64::from(turns.map_or(0, VersionNumber::get))]);

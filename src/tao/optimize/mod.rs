@@ -329,13 +329,16 @@ fn response_loss(loss: &Loss, advantage: f64, drift: &[f64]) -> (f64, Vec<f64>) 
     }
 }
 
-/// Groups with their prompts' tokens, cut so that no batch has more than `tokens_max`, unless one group alone does.
+/// Groups with their prompts' tokens.
+type MicroBatch<'a> = Vec<(&'a Group, &'a Vec<u32>)>;
+
+/// All groups in order, cut so that no batch has more than `tokens_max`, unless one group alone does.
 fn micro_batches<'a>(
     members: &[&'a Group],
     prompts: &'a HashMap<PromptHash, Vec<u32>>,
     tokens_max: usize,
-) -> Result<Vec<Vec<(&'a Group, &'a Vec<u32>)>>, Error> {
-    let (mut batches, mut filled) = (Vec::<Vec<_>>::new(), usize::MAX);
+) -> Result<Vec<MicroBatch<'a>>, Error> {
+    let (mut batches, mut filled) = (Vec::<MicroBatch<'_>>::new(), usize::MAX);
     for group in members {
         let prompt = prompts.get(&group.prompt).ok_or(Error::UnknownPrompt(group.prompt))?;
         let size = prompt.len() + group.responses.iter().map(|r| r.tokens.len()).sum::<usize>();

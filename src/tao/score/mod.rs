@@ -1,9 +1,9 @@
 //! Scores candidates without labels, by rules that a database can verify.
 //!
 //! Promises that the same candidates and database give the same rewards, that every part of a reward is stored by name,
-//! and that nothing a model writes can harm the process ([`executor`]). The recipe is measured (`facts`: the model card
-//! of `models/sql-tiny` has our figures): the product of what ties a response to its question, times
-//! `0.6 + 0.4 · agreement`. Never sees a true SQL: [`Scorer::is_correct`] serves evaluation, where a truth is known.
+//! and that nothing a model writes can harm the process ([`executor`]). The reward is the product of what ties a
+//! response to its question, times `1 − w + w · agreement` ([`reward`] says why, and why never agreement alone). Never
+//! sees a true SQL: [`Scorer::is_correct`] serves evaluation, where a truth is known.
 
 pub mod database;
 pub mod executor;
@@ -61,6 +61,7 @@ impl Default for ConstantGuard {
 pub struct Scorer {
     executor: Executor,
     guard: ConstantGuard,
+    agreement_weight: f64,
 }
 
 /// Figures of one scoring, for the log and the report.
@@ -88,7 +89,13 @@ impl Scorer {
     /// Scores with an executor that is at hand.
     #[must_use]
     pub fn new(executor: Executor) -> Self {
-        Self { executor, guard: ConstantGuard::default() }
+        Self { executor, guard: ConstantGuard::default(), agreement_weight: reward::AGREEMENT_WEIGHT }
+    }
+
+    /// The same with another weight of agreement, in [0, 1).
+    #[must_use]
+    pub fn with_agreement_weight(self, agreement_weight: f64) -> Self {
+        Self { agreement_weight, ..self }
     }
 
     /// The executor.
@@ -126,7 +133,7 @@ impl Scorer {
             let keys: Vec<_> = members.iter().map(|&at| outcomes[at].answer().map(|a| a.key)).collect();
             let tied: Vec<f64> = parts.iter().map(Parts::tied).collect();
             for ((&at, agreement), parts) in members.iter().zip(reward::agreement(&keys, &tied)).zip(&parts) {
-                candidates[at].reward = Some(reward::reward(parts.tied(), agreement));
+                candidates[at].reward = Some(reward::reward(parts.tied(), agreement, self.agreement_weight));
                 candidates[at].components = parts.components(agreement);
             }
         }

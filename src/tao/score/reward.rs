@@ -11,8 +11,8 @@ use super::statement::{Literal, Operation, Statement};
 use crate::domain::Component;
 use std::collections::BTreeSet;
 
-/// The agreement-free share of the reward: a response that is right alone keeps this much.
-const ALONE: f64 = 0.6;
+/// The share of the reward that agreement decides: a response that is right alone keeps the rest.
+pub const AGREEMENT_WEIGHT: f64 = 0.4;
 
 /// What was found out about one response, each part in [0, 1].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -77,10 +77,10 @@ impl Parts {
     }
 }
 
-/// `tied · (0.6 + 0.4 · agreement)`.
+/// `tied · (1 − w + w · agreement)`, where w is agreement's weight.
 #[must_use]
-pub fn reward(tied: f64, agreement: f64) -> f64 {
-    tied * (ALONE + (1.0 - ALONE) * agreement)
+pub fn reward(tied: f64, agreement: f64, weight: f64) -> f64 {
+    tied * (1.0 - weight + weight * agreement)
 }
 
 /// For each sample, the share of the prompt's weight on samples with the same answer.
@@ -174,18 +174,23 @@ const ASKED: &[(&[&str], &[Operation])] = &[
     (&["different", "distinct", "unique"], &[Operation::Distinct, Operation::Group]),
 ];
 
-/// The share of asked operations that the SQL has; halved where "how many" is answered without a number, and where
-/// the SQL averages although nothing asks for it.
+/// The share of asked operations that the SQL has; less where "how many" is answered without a number, and where the
+/// SQL averages or picks an extreme although no word asks for it.
 fn operations(links: &Links, statement: &Statement, has_number: bool) -> f64 {
     let text = format!(" {} ", links.words.join(" "));
     let says = |phrase: &&str| text.contains(&format!(" {phrase} "));
-    let asked = ASKED.iter().filter(|(phrases, _)| phrases.iter().any(|p| says(&p)));
+    let asked = ASKED.iter().filter(|(phrases, _)| phrases.iter().any(|p| says(p)));
     let done = |wanted: &[Operation]| wanted.iter().any(|o| statement.operations.contains(o));
     let fits = share(asked.map(|(_, wanted)| done(wanted)));
     let wants_number = ["how many", "how much", "number of", "count"].iter().any(says);
-    let averages =
-        statement.operations.contains(&Operation::Average) && !["average", "mean", "typical"].iter().any(says);
-    fits * if wants_number && !has_number { 0.5 } else { 1.0 } * if averages { 0.5 } else { 1.0 }
+    let superlative = |w: &String| w.len() > 4 && (w.ends_with("est") || w.ends_with("most"));
+    let extreme =
+        ["most", "least", "top", "best", "first", "last", "maximum", "minimum", "max", "min"].iter().any(says)
+            || links.words.iter().any(superlative);
+    let average = ["average", "mean", "avg", "typical", "usual"].iter().any(says);
+    let unasked =
+        (done(&[Operation::Average]) && !average) || (done(&[Operation::Highest, Operation::Lowest]) && !extreme);
+    fits * if wants_number && !has_number { 0.5 } else { 1.0 } * if unasked { 0.5 } else { 1.0 }
 }
 
 /// The share of `true`; 1 of nothing.
