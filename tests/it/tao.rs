@@ -1,1 +1,0 @@
-//! Promises of `tao`.
