@@ -179,7 +179,7 @@ const ASKED: &[(&[&str], &[Operation])] = &[
 fn operations(links: &Links, statement: &Statement, has_number: bool) -> f64 {
     let text = format!(" {} ", links.words.join(" "));
     let says = |phrase: &&str| text.contains(&format!(" {phrase} "));
-    let asked = ASKED.iter().filter(|(phrases, _)| phrases.iter().any(|p| says(p)));
+    let asked = ASKED.iter().filter(|(phrases, _)| phrases.iter().any(&says));
     let done = |wanted: &[Operation]| wanted.iter().any(|o| statement.operations.contains(o));
     let fits = share(asked.map(|(_, wanted)| done(wanted)));
     let wants_number = ["how many", "how much", "number of", "count"].iter().any(says);
