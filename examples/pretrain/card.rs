@@ -12,7 +12,7 @@ pub fn text(recipe: &Recipe, config: &ModelConfig, measured: &Measured) -> Strin
         "# sql-tiny
 
 The demo's base model: a Llama that turns English questions about a small shop into SQL for DataFusion. It is made from
-nothing by this repository, and deliberately from few labels: what it lacks, a TAO cycle finds without labels.
+nothing by this repository, and deliberately from few labels, so that a TAO cycle has something to find.
 
 | | |
 |---|---|
@@ -21,7 +21,7 @@ nothing by this repository, and deliberately from few labels: what it lacks, a T
 | format | `config.json`, `model.safetensors` (f16), `tokenizer.json` (byte-level BPE), chat template in `tokenizer_config.json` |
 | data | {labels} questions with their SQL; 3,000 SQL statements without questions; every text value of the database with its literal. All from `src/demo`, nothing from elsewhere |
 | seed | {seed} |
-| training | {steps} updates of {batch} examples ({labelled_share} of them labelled), AdamW, peak rate {learning_rate}, cosine; loss at the end {loss:.3} nats a token; {seconds:.0} s on 2 CPU cores |
+| training | {steps} updates of {batch} examples ({labelled_share} of them labelled), AdamW, peak rate {learning_rate}, cosine; loss at the end {loss:.3} nats a token; {seconds:.0} s |
 | greedy | {greedy} of {held_out} held-out questions have the right result |
 | sampled at temperature 1 | {pass_1} of samples, {pass_8} of questions with at least one right among 8 |
 | licence | Apache-2.0, like the code |

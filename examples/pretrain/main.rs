@@ -37,10 +37,10 @@ pub struct Recipe {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Labelled questions.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 300)]
     pub labels: usize,
     /// Updates.
-    #[arg(long, default_value_t = 700)]
+    #[arg(long, default_value_t = 340)]
     pub steps: usize,
     /// Examples of one update.
     #[arg(long, default_value_t = 48)]
@@ -49,13 +49,13 @@ pub struct Recipe {
     #[arg(long, default_value_t = 2e-3)]
     pub learning_rate: f64,
     /// The share of examples that are labelled questions; the rest is SQL and literals.
-    #[arg(long, default_value_t = 0.6)]
+    #[arg(long, default_value_t = 0.55)]
     pub labelled_share: f64,
     /// Tokens in the vocabulary.
     #[arg(long, default_value_t = 800)]
     pub vocabulary: usize,
     /// Held-out questions that the score is measured on.
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 200)]
     pub held_out: usize,
 }
 
