@@ -117,7 +117,7 @@ impl<S: Sink + 'static> State<S> {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let mut positions = self.worker.positions(kind, wanted.clone())?;
+        let Some(mut positions) = self.worker.positions(kind, wanted.clone())? else { return Ok(Vec::new()) };
         let new: Vec<Partition> =
             wanted.iter().zip(&positions).filter(|(_, p)| p.is_none()).map(|(w, _)| w.clone()).collect();
         if !new.is_empty() {
@@ -127,11 +127,13 @@ impl<S: Sink + 'static> State<S> {
                 starts.push((partition, if self.start == Start::Earliest { low } else { high }));
             }
             self.worker.pin(kind, starts)?;
-            positions = self.worker.positions(kind, wanted.clone())?;
+            let Some(pinned) = self.worker.positions(kind, wanted.clone())? else { return Ok(Vec::new()) };
+            positions = pinned;
         }
         let mut begins = Vec::with_capacity(wanted.len());
         for (partition, position) in wanted.into_iter().zip(positions) {
-            let next = position.expect("every partition is pinned now");
+            // Only a shutdown keeps a partition from being pinned.
+            let Some(next) = position else { return Ok(Vec::new()) };
             let stopped = self.is_gap(consumer, &partition, next);
             begins.push(Begin { partition, kind, next, stopped });
         }

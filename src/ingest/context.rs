@@ -65,7 +65,7 @@ impl<S: Sink + 'static> Context<S> {
         let feedback = ingest.feedback_topics.iter().map(|t| (t.clone(), RowKind::Feedback));
         let pause_max = Duration::from_millis(ingest.retry_backoff_ms_max);
         let state = State {
-            worker: Worker::start(sink, pause_max),
+            worker: Worker::start(sink, pause_max, shutdown.clone()),
             buffer: Buffer::new(copies),
             sent_bytes: 0,
             kinds: inference.chain(feedback).collect(),

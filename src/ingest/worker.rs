@@ -7,7 +7,7 @@ use super::copies::Copies;
 use super::error::Error;
 use super::sink::{Committed, Part, Partition, Rows, Sink, SinkError};
 use crate::domain::RowKind;
-use crate::runtime::Backoff;
+use crate::runtime::{Backoff, Shutdown};
 use crate::telemetry::Event;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,14 +58,14 @@ pub(super) struct Worker<S: Sink> {
 }
 
 impl<S: Sink + 'static> Worker<S> {
-    pub(super) fn start(sink: S, pause_max: Duration) -> Self
+    pub(super) fn start(sink: S, pause_max: Duration, shutdown: Shutdown) -> Self
     where
         CutOf<S>: 'static,
     {
         let (commands, orders) = channel();
         let (answers, done) = channel();
         let give_up = Arc::new(AtomicBool::new(false));
-        let bench = Bench { sink, give_up: give_up.clone(), pause_max };
+        let bench = Bench { sink, give_up: give_up.clone(), shutdown, pause_max };
         let thread =
             thread::Builder::new().name("ingest-commit".to_owned()).spawn(move || bench.work(&orders, &answers));
         let thread = Some(thread.expect("the system gives a daemon its few threads"));
@@ -77,18 +77,23 @@ impl<S: Sink + 'static> Worker<S> {
         commands.send(command).map_err(|_| Error::Worker)
     }
 
-    /// Where partitions stand. Blocks while the store is away.
-    pub(super) fn positions(&self, kind: RowKind, partitions: Vec<Partition>) -> Result<Vec<Option<i64>>, Error> {
+    /// Where partitions stand. Blocks while the store is away; nothing where a shutdown came first.
+    pub(super) fn positions(
+        &self,
+        kind: RowKind,
+        partitions: Vec<Partition>,
+    ) -> Result<Option<Vec<Option<i64>>>, Error> {
         let (answer, positions) = channel();
         self.send(Command::Positions(kind, partitions, answer))?;
-        positions.recv().map_err(|_| Error::Worker)
+        Ok(positions.recv().ok())
     }
 
-    /// Pins partitions; where another process was first, its pins hold.
+    /// Pins partitions; where another process was first, its pins hold. A shutdown may come first.
     pub(super) fn pin(&self, kind: RowKind, starts: Vec<(Partition, i64)>) -> Result<(), Error> {
         let (answer, pinned) = channel();
         self.send(Command::Pin(kind, starts, answer))?;
-        pinned.recv().map_err(|_| Error::Worker)
+        pinned.recv().ok();
+        Ok(())
     }
 
     pub(super) fn commit(&mut self, batch: Batch<CutOf<S>>) -> Result<(), Error> {
@@ -130,7 +135,17 @@ impl<S: Sink> Drop for Worker<S> {
 struct Bench<S: Sink> {
     sink: S,
     give_up: Arc<AtomicBool>,
+    shutdown: Shutdown,
     pause_max: Duration,
+}
+
+/// What ends the tries at a store that is away.
+#[derive(Clone, Copy)]
+enum Until {
+    /// A shutdown: a question is of no use any more.
+    Shutdown,
+    /// The end of draining: a batch is worth every try until then.
+    GivenUp,
 }
 
 impl<S: Sink> Bench<S> {
@@ -138,15 +153,21 @@ impl<S: Sink> Bench<S> {
         for order in orders {
             match order {
                 Command::Positions(kind, partitions, answer) => {
-                    if let Ok(positions) = self.insist(|sink| sink.positions(kind, &partitions)) {
+                    if let Ok(positions) = self.insist(Until::Shutdown, |sink| sink.positions(kind, &partitions)) {
                         answer.send(positions).ok();
                     }
                 }
-                Command::Pin(kind, starts, answer) => match self.insist(|sink| sink.pin(kind, &starts)) {
-                    Ok(()) | Err(SinkError::Moved(_)) => drop(answer.send(())),
-                    Err(SinkError::Away(_)) => {}
-                },
-                Command::Commit(batch) => drop(answers.send(self.commit(batch))),
+                Command::Pin(kind, starts, answer) => {
+                    match self.insist(Until::Shutdown, |sink| sink.pin(kind, &starts)) {
+                        Ok(()) | Err(SinkError::Moved(_)) => {
+                            answer.send(()).ok();
+                        }
+                        Err(SinkError::Away(_)) => {}
+                    }
+                }
+                Command::Commit(batch) => {
+                    answers.send(self.commit(batch)).ok();
+                }
             }
         }
     }
@@ -159,22 +180,26 @@ impl<S: Sink> Bench<S> {
             plain.push(part);
         }
         // Copies go first: a crash in between repeats a copy and never loses one.
-        let copied = self.insist(|_| copies.send());
+        let copied = self.insist(Until::GivenUp, |_| copies.send());
         let size = u64::try_from(bytes).unwrap_or(u64::MAX);
-        let outcome = copied.and_then(|()| self.insist(|sink| sink.commit(kind, &plain, size)));
+        let outcome = copied.and_then(|()| self.insist(Until::GivenUp, |sink| sink.commit(kind, &plain, size)));
         Done { kind, ranges, bytes, outcome }
     }
 
     /// Tries until the store is there, saying once that it is away and once that it is back.
-    fn insist<T>(&mut self, mut work: impl FnMut(&mut S) -> Result<T, SinkError>) -> Result<T, SinkError> {
+    fn insist<T>(
+        &mut self,
+        until: Until,
+        mut work: impl FnMut(&mut S) -> Result<T, SinkError>,
+    ) -> Result<T, SinkError> {
         let mut backoff = Backoff::new(Duration::from_millis(100), self.pause_max);
         loop {
             match work(&mut self.sink) {
-                Err(SinkError::Away(error)) if !self.give_up.load(Ordering::Relaxed) => {
+                Err(SinkError::Away(error)) if !self.is_over(until) => {
                     if backoff.tries() == 0 {
                         Event::Away { what: "store", error: &error }.emit();
                     }
-                    self.pause(backoff.next_pause());
+                    self.pause(until, backoff.next_pause());
                 }
                 other => {
                     if backoff.tries() > 0 && !matches!(other, Err(SinkError::Away(_))) {
@@ -186,10 +211,15 @@ impl<S: Sink> Bench<S> {
         }
     }
 
+    fn is_over(&self, until: Until) -> bool {
+        let given_up = self.give_up.load(Ordering::Relaxed);
+        given_up || (matches!(until, Until::Shutdown) && self.shutdown.is_cancelled())
+    }
+
     /// Sleeps in short naps, so that giving up is not slept through.
-    fn pause(&self, mut left: Duration) {
+    fn pause(&self, until: Until, mut left: Duration) {
         const NAP: Duration = Duration::from_millis(50);
-        while !left.is_zero() && !self.give_up.load(Ordering::Relaxed) {
+        while !left.is_zero() && !self.is_over(until) {
             thread::sleep(left.min(NAP));
             left = left.saturating_sub(NAP);
         }

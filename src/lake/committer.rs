@@ -272,6 +272,7 @@ impl Offsets {
 
     /// Reads the log up to its end.
     async fn refresh(&mut self) -> Result<()> {
+        log::ensure_there(&self.table).map_err(Error::table(self.name, "find its log"))?;
         self.table.update_state().await.map_err(Error::table(self.name, "read the log"))?;
         let newest = log::version_of(&self.table);
         if newest - self.at > COMMITS_FOLLOWED_MAX {

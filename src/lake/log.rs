@@ -60,6 +60,16 @@ async fn create(table: &DeltaTable, name: TableName) -> std::result::Result<(), 
     create.await.map(drop)
 }
 
+/// A local folder that is not mounted looks like a log without news, and a commit would begin another table in its place.
+pub(super) fn ensure_there(table: &DeltaTable) -> std::result::Result<(), DeltaTableError> {
+    let url = table.log_store().root_url().clone();
+    let folder = (url.scheme() == "file").then(|| url.to_file_path().ok()).flatten();
+    match folder.map(|folder| folder.join("_delta_log")) {
+        Some(log) if !log.is_dir() => Err(DeltaTableError::NotATable(format!("{} is gone", log.display()))),
+        _ => Ok(()),
+    }
+}
+
 /// The version that the handle has loaded.
 pub(super) fn version_of(table: &DeltaTable) -> i64 {
     table.version().and_then(|v| i64::try_from(v).ok()).unwrap_or(-1)

@@ -129,6 +129,7 @@ impl Lake {
     /// The shared table, brought up to its newest version.
     async fn fresh(&self, name: TableName) -> Result<MutexGuard<'_, DeltaTable>> {
         let mut table = self.slot(name).lock().await;
+        log::ensure_there(&table).map_err(Error::table(name, "find its log"))?;
         table.update_state().await.map_err(Error::table(name, "read the log"))?;
         Ok(table)
     }

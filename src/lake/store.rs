@@ -11,12 +11,13 @@ use deltalake::logstore::{
     object_store_factories,
 };
 use deltalake::{DeltaResult, Path};
-use object_store::ObjectStore;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::local::LocalFileSystem;
+use object_store::{ObjectStore, RetryConfig};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, Once};
+use std::time::Duration;
 use url::Url;
 
 /// Where a lake lives: a store whose paths begin at the URL's authority, and the lake's own URL with a slash at its end.
@@ -67,8 +68,12 @@ impl Store {
         register_s3();
         let bucket = url.host_str().filter(|h| !h.is_empty()).ok_or_else(|| wrong(lake, "it names no bucket"))?;
         let store_error = |source| Error::Store { url: lake.url.clone(), source: Box::new(source) };
-        let mut builder =
-            AmazonS3Builder::from_env().with_bucket_name(bucket).with_conditional_put(S3ConditionalPut::ETagMatch);
+        // Who calls tries again and can be told to stop; the default would hold a drain up for three minutes.
+        let retry = RetryConfig { max_retries: 4, retry_timeout: Duration::from_secs(15), ..RetryConfig::default() };
+        let mut builder = AmazonS3Builder::from_env()
+            .with_bucket_name(bucket)
+            .with_conditional_put(S3ConditionalPut::ETagMatch)
+            .with_retry(retry);
         for (key, value) in &lake.options {
             let key = AmazonS3ConfigKey::from_str(&key.to_ascii_lowercase()).map_err(store_error)?;
             builder = builder.with_config(key, value);

@@ -6,6 +6,7 @@ mod committer;
 mod config;
 mod demo;
 mod evaluate;
+mod faults;
 mod ingest;
 mod lake;
 mod model;
