@@ -47,7 +47,7 @@ pub enum Error {
         known: Vec<String>,
     },
     /// No column has this name.
-    #[error("unknown column `{column}`{}; columns here: {}", hint(near), quoted(known, ", "))]
+    #[error("unknown column `{column}`{}", hint_or_all(near, known))]
     UnknownColumn {
         /// The name as written.
         column: String,
@@ -99,6 +99,11 @@ pub enum Error {
     /// The answer could not be written.
     #[error("the answer could not be written: {0}")]
     Write(#[source] std::io::Error),
+}
+
+/// The near matches; where nothing is near, all columns.
+fn hint_or_all(near: &[String], known: &[String]) -> String {
+    if near.is_empty() { format!("; columns here: {}", quoted(known, ", ")) } else { hint(near) }
 }
 
 fn parameters(known: &[String]) -> String {

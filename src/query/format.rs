@@ -14,7 +14,7 @@ use datafusion::arrow::json::WriterBuilder as JsonBuilder;
 use datafusion::arrow::json::writer::LineDelimited;
 use datafusion::arrow::util::pretty::pretty_format_batches_with_schema;
 use futures::StreamExt;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::Arc;
 
 /// How an answer is written.
@@ -72,7 +72,7 @@ pub async fn write(answer: Answer, format: Format, out: &mut (dyn Write + Send))
 async fn table(answer: Answer, out: &mut (dyn Write + Send)) -> Result<usize, Error> {
     let schema = Arc::clone(&answer.schema);
     let batches = answer.collect().await?;
-    let text = pretty_format_batches_with_schema(schema, &batches).map_err(sink)?.to_string();
+    let text = pretty_format_batches_with_schema(schema, &batches).map_err(encode)?.to_string();
     writeln!(out, "{}", printable(&text)).map_err(Error::Write)?;
     Ok(batches.iter().map(RecordBatch::num_rows).sum())
 }
@@ -86,15 +86,22 @@ pub fn printable(text: &str) -> String {
 
 async fn csv(mut answer: Answer, out: &mut (dyn Write + Send)) -> Result<usize, Error> {
     let mut rows = 0;
-    let mut lines = CsvBuilder::new().with_header(true).build(out);
     // The header is due even where there is no row.
-    lines.write(&flat(&RecordBatch::new_empty(Arc::clone(&answer.schema))).map_err(sink)?).map_err(sink)?;
+    let empty = RecordBatch::new_empty(Arc::clone(&answer.schema));
+    out.write_all(&csv_bytes(&empty, true)?).map_err(Error::Write)?;
     while let Some(batch) = answer.batches.next().await {
         let batch = batch?;
-        lines.write(&flat(&batch).map_err(sink)?).map_err(sink)?;
+        out.write_all(&csv_bytes(&batch, false)?).map_err(Error::Write)?;
         rows += batch.num_rows();
     }
     Ok(rows)
+}
+
+fn csv_bytes(batch: &RecordBatch, header: bool) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let flat = flat(batch).map_err(encode)?;
+    CsvBuilder::new().with_header(header).build(&mut bytes).write(&flat).map_err(encode)?;
+    Ok(bytes)
 }
 
 /// The batch with its nested columns as JSON texts: CSV has no lists.
@@ -117,41 +124,43 @@ fn flat(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
 
 fn json_texts(column: &ArrayRef) -> Result<StringArray, ArrowError> {
     let only = RecordBatch::try_from_iter_with_nullable([("c", Arc::clone(column), true)])?;
-    let mut lines = JsonBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
-    lines.write(&only)?;
-    lines.finish()?;
-    let text = String::from_utf8(lines.into_inner()).map_err(|e| ArrowError::CsvError(e.to_string()))?;
+    let text = String::from_utf8(json_lines(&only)?).map_err(|e| ArrowError::CsvError(e.to_string()))?;
     let value = |line: &str| line.trim_start_matches("{\"c\":").strip_suffix('}').unwrap_or_default().to_owned();
     Ok(StringArray::from_iter(text.lines().map(value).map(|v| (v != "null").then_some(v))))
 }
 
 async fn json(mut answer: Answer, out: &mut (dyn Write + Send)) -> Result<usize, Error> {
     let mut rows = 0;
-    let mut lines = JsonBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(out);
     while let Some(batch) = answer.batches.next().await {
         let batch = batch?;
-        lines.write(&batch).map_err(sink)?;
+        out.write_all(&json_lines(&batch).map_err(encode)?).map_err(Error::Write)?;
         rows += batch.num_rows();
     }
-    lines.finish().map_err(sink)?;
     Ok(rows)
+}
+
+fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
+    let mut lines = JsonBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
+    lines.write(batch)?;
+    lines.finish()?;
+    Ok(lines.into_inner())
 }
 
 async fn arrow(mut answer: Answer, out: &mut (dyn Write + Send)) -> Result<usize, Error> {
     let mut rows = 0;
-    let mut stream = StreamWriter::try_new(out, &answer.schema).map_err(sink)?;
+    let mut stream = StreamWriter::try_new(Vec::new(), &answer.schema).map_err(encode)?;
     while let Some(batch) = answer.batches.next().await {
         let batch = batch?;
-        stream.write(&batch).map_err(sink)?;
+        stream.write(&batch).map_err(encode)?;
+        out.write_all(&std::mem::take(stream.get_mut())).map_err(Error::Write)?;
         rows += batch.num_rows();
     }
-    stream.finish().map_err(sink)?;
+    stream.finish().map_err(encode)?;
+    out.write_all(stream.get_ref()).map_err(Error::Write)?;
     Ok(rows)
 }
 
-fn sink(error: ArrowError) -> Error {
-    match error {
-        ArrowError::IoError(_, source) => Error::Write(source),
-        other => Error::Write(io::Error::other(other)),
-    }
+/// An answer that a format cannot hold. The sink's own errors stay apart, so that a closed pipe can be told from them.
+fn encode(error: ArrowError) -> Error {
+    Error::Failed { message: error.to_string() }
 }

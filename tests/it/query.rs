@@ -115,12 +115,16 @@ async fn errors_name_what_is_wrong_and_what_would_be_right() {
     for (sql, message) in [
         (
             "SELECT reqest_id FROM inference_log",
-            "unknown column `reqest_id`; did you mean `request_id` or `request_time`?; columns here: `request_id`, \
-             `request_time`, `messages`, `output_tokens`, `logging_error_codes`",
+            "unknown column `reqest_id`; did you mean `request_id` or `request_time`?",
         ),
         (
             "SELECT * FROM inference_logs",
             "unknown table `inference_logs`; did you mean `inference_log`?; tables: `inference_log`, `feedback`",
+        ),
+        (
+            "SELECT zzz FROM inference_log",
+            "unknown column `zzz`; columns here: `request_id`, `request_time`, `messages`, `output_tokens`, \
+             `logging_error_codes`",
         ),
         ("SELECT * FROM zzz", "unknown table `zzz`; tables: `inference_log`, `feedback`"),
         ("SELECT 1; SELECT 2", "the query has 2 statements; send one at a time"),
@@ -208,6 +212,31 @@ async fn an_empty_answer_keeps_its_columns() {
     let mut bytes = Vec::new();
     write(session.query(sql).await.unwrap(), Format::Arrow, &mut bytes).await.unwrap();
     assert_eq!(StreamReader::try_new(&bytes[..], None).unwrap().schema().fields().len(), 2);
+}
+
+/// A reader that went away, as `head` does.
+struct Closed;
+
+impl std::io::Write for Closed {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_closed_pipe_can_be_told_from_a_fault() {
+    let session = session();
+    for format in Format::ALL {
+        let answer = session.query("SELECT request_id FROM inference_log").await.unwrap();
+        match write(answer, format, &mut Closed).await {
+            Err(Error::Write(error)) => assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe),
+            other => panic!("{format:?}: {other:?}"),
+        }
+    }
 }
 
 #[tokio::test]
