@@ -1,6 +1,9 @@
 //! Registry and events: without a manifest there is no version, a number is given once, and an event is the same at
 //! every try.
 
+use crate::support::kafka as real;
+use crate::support::python::S3;
+use object_store::aws::AmazonS3Builder;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
@@ -11,6 +14,9 @@ use pelton::domain::{CycleId, Interval, ModelName, Timestamp, Version, VersionNu
 use pelton::publish::{Error, Manifest, Publisher, Registry, read_events};
 use pelton::runtime::Shutdown;
 use proptest::prelude::*;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::mocking::MockCluster;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -240,9 +246,9 @@ proptest! {
     }
 }
 
-async fn read(kafka: &Kafka) -> Vec<EventMessage> {
-    let kafka = kafka.clone();
-    tokio::task::spawn_blocking(move || read_events(&kafka, TOPIC, WAIT).unwrap()).await.unwrap()
+async fn read(kafka: &Kafka, topic: &str) -> Vec<EventMessage> {
+    let (kafka, topic) = (kafka.clone(), topic.to_owned());
+    tokio::task::spawn_blocking(move || read_events(&kafka, &topic, WAIT).unwrap()).await.unwrap()
 }
 
 fn kafka(brokers: String) -> Kafka {
@@ -263,7 +269,7 @@ async fn events_arrive_with_headers_and_keys_and_a_repetition_has_the_same_ids()
         let id = publisher.publish(version, "file:///lake/models/support-sql", &shutdown).await.unwrap();
         assert_eq!(id, event::event_id(version));
     }
-    let messages = read(&kafka).await;
+    let messages = read(&kafka, TOPIC).await;
     let keys: Vec<&str> = messages.iter().map(|m| m.key.as_str()).collect();
     let once = ["support-sql/v1", "support-sql/v1", "support-sql"];
     assert_eq!(keys, once.repeat(2));
@@ -300,7 +306,7 @@ async fn an_event_waits_for_a_broker_that_is_away() {
     );
     broker.broker_up(1).unwrap();
     let id = tokio::time::timeout(WAIT * 2, sending).await.unwrap().unwrap();
-    let messages = read(&kafka).await;
+    let messages = read(&kafka, TOPIC).await;
     assert_eq!(messages.iter().map(|m| header(m, "ce_id")).collect::<BTreeSet<_>>(), BTreeSet::from([id.as_str()]));
 }
 
@@ -317,4 +323,50 @@ async fn a_shutdown_ends_the_wait_and_says_which_event_is_owed() {
     let owed = version(2, VersionState::Rejected);
     let error = tokio::time::timeout(WAIT * 2, publisher.publish(&owed, "s", &shutdown)).await.unwrap().unwrap_err();
     assert!(error.to_string().contains(&event::event_id(&owed)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_broker_gets_a_compacted_topic_with_one_partition() {
+    let kafka = kafka(real::brokers().to_owned());
+    let topic = real::unique("model-versions");
+    let publisher = Publisher::new(&kafka, &topic).unwrap();
+    let sent = [version(1, VersionState::Registered), version(1, VersionState::Promoted)];
+    for version in &sent {
+        publisher.publish(version, "file:///lake/models/support-sql", &Shutdown::new()).await.unwrap();
+    }
+    let expected: Vec<EventMessage> =
+        sent.iter().flat_map(|v| event::messages(v, "file:///lake/models/support-sql")).collect();
+    assert_eq!(read(&kafka, &topic).await, expected);
+
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", real::brokers()).create().unwrap();
+    let asked = admin.describe_configs([&ResourceSpecifier::Topic(&topic)], &AdminOptions::new()).await.unwrap();
+    let settings = asked.into_iter().next().unwrap().unwrap();
+    assert_eq!(settings.get("cleanup.policy").unwrap().value.as_deref(), Some("compact"));
+    let metadata = admin.inner().fetch_metadata(Some(&topic), WAIT).unwrap();
+    assert_eq!(metadata.topics()[0].partitions().len(), 1);
+    // A topic that is there is no fault.
+    Publisher::new(&kafka, &topic).unwrap().ensure_topic().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_s3_lake_claims_and_stores_like_a_local_one() {
+    let server = S3::start("models-bucket").await;
+    let store = AmazonS3Builder::new()
+        .with_bucket_name("models-bucket")
+        .with_endpoint(&server.endpoint)
+        .with_allow_http(true)
+        .with_region("us-east-1")
+        .with_access_key_id("test")
+        .with_secret_access_key("test")
+        .build()
+        .unwrap();
+    let registry = Registry::new(Arc::new(store), &Path::from("some/lake"));
+    let first = registry.claim(&model(), "c-1").await.unwrap();
+    assert_eq!(registry.claim(&model(), "c-2").await.unwrap(), reference(2));
+    assert_eq!(registry.claim(&model(), "c-1").await.unwrap(), first);
+    assert!(matches!(registry.manifest(&first).await, Err(Error::NotFound(_))));
+    registry.store(&first, files(), manifest(&first)).await.unwrap();
+    assert_eq!(registry.files(&first).await.unwrap(), files());
+    assert_eq!(registry.list().await.unwrap().len(), 1, "the second was claimed and never stored");
 }

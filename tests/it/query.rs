@@ -357,7 +357,8 @@ async fn the_shell_lists_tables_and_columns() {
     };
     assert_eq!(answer(".tables"), "inference_log\nfeedback");
     assert!(
-        answer(".schema feedback").starts_with("request_id           Utf8 not null\n"),
+        answer(".schema feedback")
+            .starts_with("request_id           text not null\nrequest_time         timestamp (UTC) not null\n"),
         "{}",
         answer(".schema feedback")
     );

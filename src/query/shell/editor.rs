@@ -47,6 +47,9 @@ impl ShellEditor {
         let mut editor = Editor::with_config(config)?;
         editor.set_helper(Some(ShellHelper { names }));
         if let Some(path) = &history {
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder).map_err(ReadlineError::Io)?;
+            }
             // The first time there is none; an unreadable one is no reason to refuse a query.
             if let Err(error) = editor.load_history(path) {
                 tracing::debug!(path = %path.display(), %error, "no history was read");
@@ -73,18 +76,15 @@ impl ShellEditor {
         }
     }
 
+    /// Keeps the line, in the file at once: a shell that is killed loses nothing, and two shells add to one history.
     fn remember(&mut self, line: &str) {
-        if let Err(error) = self.editor.add_history_entry(line) {
-            tracing::debug!(%error, "the line was not remembered");
-        }
-    }
-
-    /// Writes the history file; where it cannot be written the shell still ends well.
-    pub(super) fn save(&mut self) {
-        let Some(path) = &self.history else { return };
-        let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-        if let Err(error) = folder.map_err(ReadlineError::Io).and_then(|()| self.editor.save_history(path)) {
-            tracing::warn!(path = %path.display(), %error, "the history was not saved");
+        let kept = self.editor.add_history_entry(line);
+        let written = match &self.history {
+            Some(path) if matches!(kept, Ok(true)) => self.editor.append_history(path),
+            _ => kept.map(drop),
+        };
+        if let Err(error) = written {
+            tracing::warn!(%error, "the line was not remembered");
         }
     }
 }

@@ -11,6 +11,7 @@ use super::error::Error;
 use super::format::{Format, write};
 use super::session::Session;
 use complete::Names;
+use datafusion::arrow::datatypes::DataType;
 use editor::ShellEditor;
 use input::{Command, Input};
 use std::io::{self, Write};
@@ -57,7 +58,6 @@ pub async fn run(session: &Session, history: Option<PathBuf>, out: &mut (dyn Wri
             Input::Statement(sql) => run_statement(session, &sql, out).await?,
         }
     }
-    editor.save();
     Ok(())
 }
 
@@ -84,8 +84,26 @@ fn schema_text(session: &Session, table: &str) -> String {
     let line = |name: &str, kind: &str, nullable: bool| {
         format!("{name:width$}  {kind}{}", if nullable { "" } else { " not null" })
     };
-    let lines = schema.fields().iter().map(|f| line(f.name(), &f.data_type().to_string(), f.is_nullable()));
+    let lines = schema.fields().iter().map(|f| line(f.name(), &sql_type(f.data_type()), f.is_nullable()));
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The type as SQL names it, where it has a name there.
+fn sql_type(kind: &DataType) -> String {
+    match kind {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".to_owned(),
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => "bytea".to_owned(),
+        DataType::Boolean => "boolean".to_owned(),
+        DataType::Int32 => "int".to_owned(),
+        DataType::Int64 => "bigint".to_owned(),
+        DataType::Float32 => "real".to_owned(),
+        DataType::Float64 => "double".to_owned(),
+        DataType::Date32 => "date".to_owned(),
+        DataType::Timestamp(_, None) => "timestamp".to_owned(),
+        DataType::Timestamp(_, Some(zone)) => format!("timestamp ({zone})"),
+        DataType::List(item) => format!("{}[]", sql_type(item.data_type())),
+        other => other.to_string(),
+    }
 }
 
 async fn run_statement(session: &Session, sql: &str, out: &mut (dyn Write + Send)) -> Result<(), ShellError> {
