@@ -12,6 +12,7 @@ mod lake;
 mod model;
 mod publish;
 mod query;
+mod serve;
 mod support;
 mod tao;
 mod tidy;

@@ -1,0 +1,150 @@
+//! Promises of `serve`: OpenAI's API as clients know it, vLLM's adapter routes, and a log of every call.
+
+use pelton::model::{Lora, LoraConfig, Model};
+use pelton::serve::{Call, CallLog, Options, Server, router};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+#[derive(Default)]
+struct Calls(Mutex<Vec<Call>>);
+
+impl CallLog for Calls {
+    fn record(&self, call: Call) {
+        self.0.lock().unwrap().push(call);
+    }
+}
+
+struct Running {
+    url: String,
+    calls: Arc<Calls>,
+    base: Arc<Model>,
+}
+
+impl Running {
+    async fn start() -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sql-tiny");
+        let base = Arc::new(Model::load(&folder, &candle_core::Device::Cpu).unwrap());
+        let calls = Arc::<Calls>::default();
+        let options = Options {
+            model_name: "sql-tiny".to_owned(),
+            tokens_default: 48,
+            tokens_max: 64,
+            batch_rows: 16,
+            queue_max: 64,
+        };
+        let server = Server::new(base.clone(), options, Some(calls.clone() as Arc<dyn CallLog>)).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router(server)).await });
+        Self { url, calls, base }
+    }
+
+    async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> (u16, String) {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let request = client.post(format!("{}{path}", self.url)).header("content-type", "application/json");
+        let response = request.header("x-request-id", "client-7").body(body).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    async fn chat(&self, body: Value) -> (u16, Value) {
+        let (status, text) = self.post("/chat/completions", body.to_string()).await;
+        (status, serde_json::from_str(&text).unwrap())
+    }
+}
+
+fn question(extra: Value) -> Value {
+    let mut body = json!({
+        "model": "sql-tiny", "temperature": 0, "user": "user-3",
+        "messages": [{"role": "user", "content": "How many customers are there?"}],
+    });
+    body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    body
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chat_completion_has_openais_shape_and_is_logged_as_it_went_over_the_wire() {
+    let server = Running::start().await;
+    let (status, answer) = server.chat(question(json!({}))).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["object"], "chat.completion");
+    assert_eq!(answer["choices"][0]["message"]["role"], "assistant");
+    assert!(answer["choices"][0]["message"]["content"].as_str().unwrap().to_uppercase().starts_with("SELECT"), "{answer}");
+    let usage = &answer["usage"];
+    assert_eq!(usage["total_tokens"], usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap());
+    let calls = server.calls.0.lock().unwrap();
+    let [call] = calls.as_slice() else { panic!("{} calls were logged", calls.len()) };
+    assert_eq!(call.request_id, answer["id"].as_str().unwrap());
+    assert_eq!(call.client_request_id.as_deref(), Some("client-7"));
+    assert_eq!((call.status_code, call.requester.as_deref()), (200, Some("user-3")));
+    assert_eq!(call.model_version, None);
+    assert_eq!(serde_json::from_str::<Value>(&call.response).unwrap(), answer);
+    assert_eq!(serde_json::from_str::<Value>(&call.request).unwrap(), question(json!({})));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_do_not_depend_on_who_else_asks() {
+    let server = Running::start().await;
+    let seeded = |n: u64| question(json!({"temperature": 0.9, "seed": n}));
+    let (_, alone) = server.chat(seeded(5)).await;
+    let together = futures::future::join_all((0..8).map(|n| server.chat(seeded(n)))).await;
+    assert_eq!(together[5].1["choices"], alone["choices"]);
+    let (_, many) = server.chat(question(json!({"temperature": 1.0, "n": 4}))).await;
+    assert_eq!(many["choices"].as_array().unwrap().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_answered_is_refused_by_name_and_logged_too() {
+    let server = Running::start().await;
+    let cases: &[(Value, u16, &str, &str)] = &[
+        (question(json!({"model": "gpt-9"})), 404, "model", "the model `gpt-9` does not exist; there is sql-tiny"),
+        (question(json!({"stream": true})), 400, "stream", "`stream` is not supported"),
+        (question(json!({"n": 0})), 400, "n", "`n` must be from 1"),
+        (question(json!({"temperature": 3.5})), 400, "temperature", "from 0 to 2"),
+        (question(json!({"messages": []})), 400, "messages", "`messages` is empty"),
+        (question(json!({"messages": "hi"})), 400, "messages", "expected a sequence"),
+        (question(json!({"messages": [{"role": "user", "content": "a ".repeat(20_000)}]})), 400, "messages", "takes fewer than"),
+    ];
+    for (body, status, param, message) in cases {
+        let (got, answer) = server.chat(body.clone()).await;
+        assert_eq!(got, *status, "{answer}");
+        assert_eq!(answer["error"]["param"], *param, "{answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains(message), "{answer}");
+    }
+    let (status, text) = server.post("/chat/completions", "{not json").await;
+    assert_eq!(status, 400, "{text}");
+    assert_eq!(server.calls.0.lock().unwrap().len(), cases.len() + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adapters_come_and_go_as_with_vllm() {
+    let server = Running::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = LoraConfig { rank: 4, alpha: 8.0, targets: vec!["q_proj".to_owned(), "v_proj".to_owned()] };
+    let lora = Lora::new(server.base.config(), config, 1, &candle_core::Device::Cpu).unwrap();
+    lora.save(folder.path(), "models/sql-tiny").unwrap();
+    let load = json!({"lora_name": "sql-tiny@v1", "lora_path": folder.path()}).to_string();
+    let (status, text) = server.post("/load_lora_adapter", load.clone()).await;
+    assert_eq!((status, text.as_str()), (200, "Success: LoRA adapter 'sql-tiny@v1' added successfully."));
+    assert_eq!(server.post("/load_lora_adapter", load).await.0, 400);
+
+    let (status, answer) = server.chat(question(json!({"model": "sql-tiny@v1"}))).await;
+    assert_eq!((status, answer["model"].as_str()), (200, Some("sql-tiny@v1")));
+    assert_eq!(server.calls.0.lock().unwrap().last().unwrap().model_version.as_deref(), Some("sql-tiny@v1"));
+    // B is zero in a fresh adapter: it must answer as the base does.
+    let (_, base) = server.chat(question(json!({}))).await;
+    assert_eq!(answer["choices"], base["choices"]);
+
+    let models = reqwest::Client::builder().no_proxy().build().unwrap().get(format!("{}/models", server.url));
+    let models: Value = models.send().await.unwrap().json().await.unwrap();
+    let ids: Vec<&str> = models["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["sql-tiny", "sql-tiny@v1"]);
+    assert_eq!(models["data"][1]["parent"], "sql-tiny");
+
+    let nowhere = json!({"lora_name": "x", "lora_path": "/nonexistent"}).to_string();
+    assert_eq!(server.post("/load_lora_adapter", nowhere).await.0, 404);
+    let unload = json!({"lora_name": "sql-tiny@v1"}).to_string();
+    assert_eq!(server.post("/unload_lora_adapter", unload.clone()).await.0, 200);
+    assert_eq!(server.post("/unload_lora_adapter", unload).await.0, 404);
+    assert_eq!(server.chat(question(json!({"model": "sql-tiny@v1"}))).await.0, 404);
+}
