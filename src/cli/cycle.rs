@@ -47,6 +47,9 @@ struct RunArgs {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+    /// End when standard input does: it is the daemon's end of a pipe, and a cycle must not outlive its daemon
+    #[arg(long, hide = true)]
+    supervised: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -93,6 +96,9 @@ async fn turn(args: RunArgs) -> Result<ExitCode> {
             (cycle::request(&lake, &model, Trigger::Hand).await?, model)
         }
     };
+    if args.supervised {
+        end_with_standard_input()?;
+    }
     let shutdown = runtime::on_signal()?;
     let bars = Bars::default();
     let watch = |progress: Progress| bars.show(&progress);
@@ -105,6 +111,17 @@ async fn turn(args: RunArgs) -> Result<ExitCode> {
         println!("{outcome}");
     }
     Ok(if outcome.state == CycleState::Skipped { ExitCode::from(2) } else { ExitCode::SUCCESS })
+}
+
+/// A daemon that was killed cannot say so, but its end of the pipe closes. The cycle then ends as by `kill -9`, which it
+/// survives: the next daemon runs it on, and must not find it running.
+fn end_with_standard_input() -> Result<()> {
+    let watch = || {
+        drop(std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()));
+        std::process::exit(1);
+    };
+    std::thread::Builder::new().name("parent".to_owned()).spawn(watch)?;
+    Ok(())
 }
 
 async fn requested(lake: &Lake, id: &str) -> Result<(CycleId, ModelName)> {

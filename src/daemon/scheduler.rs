@@ -111,6 +111,8 @@ fn left_behind(events: &[CycleEvent], open: &[CycleId]) -> Option<CycleId> {
 /// Starts the child and waits for its end; a child that died without a word is a failed cycle.
 async fn supervise(config: &Config, lake: &Lake, model: &ModelName, id: &CycleId, shutdown: &Shutdown) -> Result<()> {
     let mut child = spawn(config, id)?;
+    // `wait` would close it, and the child would take that for our end.
+    let _alive = child.stdin.take();
     let status = tokio::select! {
         status = child.wait() => status?,
         () = shutdown.cancelled() => {
@@ -132,9 +134,10 @@ async fn supervise(config: &Config, lake: &Lake, model: &ModelName, id: &CycleId
 fn spawn(config: &Config, id: &CycleId) -> Result<Child> {
     let program = std::env::current_exe().context("cannot find our own program")?;
     let mut child = Command::new(program)
-        .args(["cycle", "run", "--id", id.as_str(), "--config"])
+        .args(["cycle", "run", "--supervised", "--id", id.as_str(), "--config"])
         .arg(&config.path)
-        .stdin(Stdio::null())
+        // Never written to: it closes when this process ends, however it ends, and the child ends with it.
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)

@@ -40,7 +40,8 @@ fn the_demo_ends_with_a_proven_gain_a_clean_audit_and_an_event() {
     for file in ["adapter_model.safetensors", "adapter_config.json", "report.html", "manifest.json"] {
         assert!(folder.join(file).exists(), "{file} is missing in {}", folder.display());
     }
-    let manifest: Value = serde_json::from_str(&std::fs::read_to_string(folder.join("manifest.json")).unwrap()).unwrap();
+    let manifest: Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.join("manifest.json")).unwrap()).unwrap();
     assert_eq!(manifest["name"], "sql-tiny@v1");
     assert!(manifest["window"]["sql"].as_str().unwrap().contains("inference_log"));
 }

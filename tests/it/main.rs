@@ -4,6 +4,7 @@
 mod codec;
 mod committer;
 mod config;
+mod cycle;
 mod demo;
 mod evaluate;
 mod faults;

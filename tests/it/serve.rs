@@ -69,9 +69,15 @@ async fn a_chat_completion_has_openais_shape_and_is_logged_as_it_went_over_the_w
     assert_eq!(status, 200, "{answer}");
     assert_eq!(answer["object"], "chat.completion");
     assert_eq!(answer["choices"][0]["message"]["role"], "assistant");
-    assert!(answer["choices"][0]["message"]["content"].as_str().unwrap().to_uppercase().starts_with("SELECT"), "{answer}");
+    assert!(
+        answer["choices"][0]["message"]["content"].as_str().unwrap().to_uppercase().starts_with("SELECT"),
+        "{answer}"
+    );
     let usage = &answer["usage"];
-    assert_eq!(usage["total_tokens"], usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap());
+    assert_eq!(
+        usage["total_tokens"],
+        usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap()
+    );
     let calls = server.calls.0.lock().unwrap();
     let [call] = calls.as_slice() else { panic!("{} calls were logged", calls.len()) };
     assert_eq!(call.request_id, answer["id"].as_str().unwrap());
@@ -103,7 +109,12 @@ async fn what_cannot_be_answered_is_refused_by_name_and_logged_too() {
         (question(json!({"temperature": 3.5})), 400, "temperature", "from 0 to 2"),
         (question(json!({"messages": []})), 400, "messages", "`messages` is empty"),
         (question(json!({"messages": "hi"})), 400, "messages", "expected a sequence"),
-        (question(json!({"messages": [{"role": "user", "content": "a ".repeat(20_000)}]})), 400, "messages", "takes fewer than"),
+        (
+            question(json!({"messages": [{"role": "user", "content": "a ".repeat(20_000)}]})),
+            400,
+            "messages",
+            "takes fewer than",
+        ),
     ];
     for (body, status, param, message) in cases {
         let (got, answer) = server.chat(body.clone()).await;
