@@ -273,7 +273,8 @@ async fn tune(turn: &Turn<'_>, log: &StateLog<'_>, set: &TrainingSet) -> Result<
         let step = format!("score-{round}");
         turn.job.lake.append_candidates(turn.job.id, &step, &explored.candidates, now()).await?;
         log.enter(CycleState::Optimize, figures).await?;
-        let next = steps::optimize(turn, &explored, round, start)?;
+        let mut next = steps::optimize(turn, &explored, round, start)?;
+        next.follow(tuned.as_ref());
         workspace::save(turn, &next).await?;
         tuned = Some(next);
     }

@@ -174,7 +174,7 @@ fn report_page(
     })
 }
 
-/// The last round's curves over its steps.
+/// The curves over all rounds' steps.
 fn curves(tuned: &Tuned) -> Vec<page::Curve> {
     let series = |name: &str, field: &str| page::Curve {
         name: name.to_owned(),

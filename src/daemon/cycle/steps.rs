@@ -21,6 +21,15 @@ pub(super) struct Tuned {
 }
 
 impl Tuned {
+    /// Puts the curve of the rounds before in front, so that steps are numbered through the cycle.
+    pub(super) fn follow(&mut self, before: Option<&Self>) {
+        let Some(before) = before else { return };
+        for step in &mut self.curve {
+            step["step"] = json!(step["step"].as_u64().unwrap_or_default() + before.curve.len() as u64);
+        }
+        self.curve = before.curve.iter().cloned().chain(std::mem::take(&mut self.curve)).collect();
+    }
+
     pub(super) fn figures(&self) -> Value {
         let last = self.curve.last().cloned().unwrap_or(Value::Null);
         json!({"round": self.round, "steps": self.curve.len(), "last_step": last})
