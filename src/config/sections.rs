@@ -122,7 +122,7 @@ pub struct Window {
     /// `$until` stand for the window's times.
     #[schemars(length(min = 1))]
     pub sql: String,
-    /// A cycle starts only with this many fresh prompts, holdout included. Default: 100.
+    /// A cycle starts only with this many prompts to train on. Default: 100.
     #[serde(default = "Window::prompts_min")]
     #[schemars(range(min = 1))]
     pub prompts_min: usize,
@@ -201,7 +201,8 @@ pub enum Format {
 pub struct Telemetry {
     /// `text` or `json`. Default: `text`.
     pub format: Format,
-    /// A filter such as `info` or `pelton=debug,info`. Default: `info`.
+    /// A level for Pelton's own lines, such as `info`, or a filter of targets, such as `warn,pelton::ingest=debug`. Default:
+    /// `info`.
     pub filter: String,
 }
 

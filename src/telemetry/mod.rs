@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 /// The filter's text, where it is not one, with the reason.
 pub fn install(settings: &Telemetry) -> Result<(), String> {
     let text = std::env::var("PELTON_LOG").unwrap_or_else(|_| settings.filter.clone());
-    let filter = EnvFilter::try_new(&text).map_err(|e| format!("`{text}` is not a log filter: {e}"))?;
+    let filter = EnvFilter::try_new(scoped(&text)).map_err(|e| format!("`{text}` is not a log filter: {e}"))?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let set = match settings.format {
         Format::Text => lines.with_target(false).try_init(),
@@ -24,4 +24,10 @@ pub fn install(settings: &Telemetry) -> Result<(), String> {
     // A second installation in one process (the demo, tests) keeps the first.
     drop(set);
     Ok(())
+}
+
+/// A bare level is meant for Pelton: at `info`, Delta's kernel alone writes kilobytes for each commit.
+fn scoped(filter: &str) -> String {
+    let bare = !filter.contains(['=', ',']);
+    if bare { format!("warn,pelton={filter}") } else { filter.to_owned() }
 }

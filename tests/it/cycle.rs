@@ -41,7 +41,7 @@ fn settings(home: &Home, versions: &str) -> PathBuf {
         "[publish]\ntopic = '{versions}'\n[windows.w]\n\
          sql = 'SELECT request_id, request_time, messages FROM inference_log \
                 WHERE request_time >= $since AND request_time < $until AND status_code = 200'\n\
-         prompts_min = {QUESTIONS}\nholdout_share = 0.3\n\
+         prompts_min = 40\nholdout_share = 0.3\n\
          [models.sql-tiny]\nbase = '{}'\nwindow = 'w'\n\
          schedule = {{ on_fresh_prompts = true }}\n\
          explore = {{ samples = 4, tokens_max = 48 }}\n\
