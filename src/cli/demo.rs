@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long, default_value = "models/sql-tiny")]
     model: PathBuf,
     /// How many questions the users ask
-    #[arg(long, default_value_t = 450, value_parser = clap::value_parser!(u16).range(60..=5000))]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(60..=5000))]
     questions: u16,
     /// The seed of the questions and of the training
     #[arg(long, default_value_t = 1)]

@@ -133,15 +133,15 @@ database = "shop"
 /// The settings that the base model's card gives the figures of; see there for how they were chosen.
 const TRAINING: &str = r#"[models.sql-tiny.explore]
 samples = 8
-temperatures = [1.0]
+temperatures = [0.8, 1.2]
 tokens_max = 64
 batch_rows = 128
 
 [models.sql-tiny.optimize]
-algorithm = "oapl"
-rounds = 2
-epochs = 2
-learning_rate = 5e-4
+algorithm = "grpo"
+rounds = 1
+epochs = 4
+learning_rate = 1e-3
 "#;
 
 fn toml_string(text: &str) -> String {

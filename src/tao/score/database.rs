@@ -31,7 +31,7 @@ pub struct Database {
     tables: BTreeMap<String, Table>,
     /// Words of table and column names, singular.
     schema_words: BTreeSet<String>,
-    /// Every text value, as its lower-case words, to its texts as stored.
+    /// Every text value, as its lower-case words in the singular (people ask for `novels`), to its texts as stored.
     values: HashMap<Vec<String>, BTreeSet<String>>,
     /// The longest value, in words.
     value_words_max: usize,
@@ -83,7 +83,7 @@ impl Database {
             for (at, field) in table.schema.fields().iter().enumerate() {
                 schema_words.extend(name_words(field.name()));
                 for value in text_values(table, at) {
-                    values.entry(words(&value)).or_default().insert(value);
+                    values.entry(singulars(&words(&value))).or_default().insert(value);
                 }
             }
         }
@@ -104,11 +104,12 @@ impl Database {
     #[must_use]
     pub fn link(&self, question: &str) -> Links {
         let words = words(question);
+        let stems = singulars(&words);
         let mut links = Links { words: words.clone(), ..Links::default() };
         let mut at = 0;
         while at < words.len() {
             let longest = (1..=self.value_words_max.min(words.len() - at)).rev();
-            let found = longest.filter_map(|n| self.values.get(&words[at..at + n]).map(|texts| (n, texts))).next();
+            let found = longest.filter_map(|n| self.values.get(&stems[at..at + n]).map(|texts| (n, texts))).next();
             if let Some((length, texts)) = found {
                 links.values.push(texts.clone());
                 at += length;
@@ -117,8 +118,8 @@ impl Database {
             let word = &words[at];
             if let Some(number) = number(word) {
                 links.numbers.insert(number);
-            } else if self.schema_words.contains(&singular(word)) {
-                links.schema_words.insert(singular(word));
+            } else if self.schema_words.contains(&stems[at]) {
+                links.schema_words.insert(stems[at].clone());
             }
             at += 1;
         }
@@ -179,6 +180,11 @@ pub(super) fn singular(word: &str) -> String {
     }
     let keeps = word.len() < 4 || word.ends_with("ss") || word.ends_with("us") || word.ends_with("is");
     if keeps { word.to_owned() } else { word.strip_suffix('s').unwrap_or(word).to_owned() }
+}
+
+/// Each word in the singular.
+pub(super) fn singulars(words: &[String]) -> Vec<String> {
+    words.iter().map(|w| singular(w)).collect()
 }
 
 /// A number word or digits, as digits without leading zeros.

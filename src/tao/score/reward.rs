@@ -5,7 +5,7 @@
 //! that are tied to the question: measured on real questions, agreement by itself is hacked within a hundred steps, by
 //! one constant query that agrees with itself. Never sees a label.
 
-use super::database::{Links, number, words};
+use super::database::{Links, number, singulars, words};
 use super::outcome::Outcome;
 use super::statement::{Literal, Operation, Statement};
 use crate::domain::Component;
@@ -119,11 +119,12 @@ pub fn inspect(links: &Links, statement: &Statement, outcome: &Outcome) -> Parts
 
 /// 1 if every literal is a value or number of the question, else 0.
 fn grounded(links: &Links, statement: &Statement) -> f64 {
+    let stems = singulars(&links.words);
     let known = |literal: &Literal| match literal {
         Literal::Number(digits) => words(digits).iter().all(|w| number(w).is_some_and(|n| links.numbers.contains(&n))),
         Literal::Text(text) => {
-            let text = words(text);
-            !text.is_empty() && links.words.windows(text.len()).any(|window| window == text)
+            let text = singulars(&words(text));
+            !text.is_empty() && stems.windows(text.len()).any(|window| window == text)
         }
     };
     f64::from(u8::from(statement.literals.iter().all(known)))

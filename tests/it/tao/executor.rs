@@ -72,7 +72,7 @@ fn a_query_is_bounded_in_rows_time_and_memory() {
         "{outcome:?}"
     );
 
-    let poor = Executor::new(library(), Limits { memory_bytes_max: 1 << 16, ..limits() });
+    let poor = Executor::new(library(), Limits { memory_bytes_max: 1 << 12, ..limits() });
     let outcome = poor.run("SELECT a.title, b.title, c.title, COUNT(*) FROM books a, books b, books c, books d, books e GROUP BY 1, 2, 3 ORDER BY 4, 1, 2, 3 LIMIT 1");
     assert!(matches!(&*outcome, Outcome::Failed(why) if why.contains("esources exhausted")), "{outcome:?}");
     assert!(poor.run("SELECT title FROM books").answer().is_some(), "the next query runs as ever");

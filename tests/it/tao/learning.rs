@@ -151,7 +151,7 @@ fn what_is_rewarded_becomes_more_probable() {
             explored.candidates.iter().filter_map(|c| c.reward).sum::<f64>() / explored.candidates.len() as f64
         };
         let (before, after) = (mean(None), mean(Some(&trained.adapter)));
-        assert!(after > before + 0.1, "{algorithm:?}: mean reward {before} became {after}");
+        assert!(after > before + 0.05, "{algorithm:?}: mean reward {before} became {after}");
         assert!(trained.steps.iter().all(|s| !s.skipped && s.loss.is_finite() && s.tokens > 0));
         assert!(trained.steps[0].kl < 1e-9, "the first step is on the behaviour policy itself");
         assert!(trained.steps.last().unwrap().kl > 1e-4, "the last one has moved");
