@@ -141,12 +141,12 @@ fn asked(request: &Request<'_>, response_object: Option<&str>) -> (Option<&'stat
 
 /// What was answered, and why the model stopped.
 fn answered(response: &Response<'_>) -> (Option<String>, Option<String>) {
-    if let Some(choice) = response.choices.and_then(|raw| items::<Choice<'_>>(raw)).and_then(|c| c.into_iter().next()) {
+    if let Some(choice) = response.choices.and_then(items::<Choice<'_>>).and_then(|c| c.into_iter().next()) {
         let message: Option<Turn<'_>> = choice.message.and_then(|raw| serde_json::from_str(raw.get()).ok());
         let completion = message.and_then(|m| m.content).and_then(content).or_else(|| text(choice.text));
         return (completion, text(choice.finish_reason));
     }
-    let Some(output) = response.output.and_then(|raw| items::<Turn<'_>>(raw)) else { return (None, None) };
+    let Some(output) = response.output.and_then(items::<Turn<'_>>) else { return (None, None) };
     let texts: Vec<String> = output.into_iter().filter_map(|item| item.content.and_then(content)).collect();
     ((!texts.is_empty()).then(|| texts.join("\n")), text(response.status))
 }
