@@ -16,6 +16,9 @@ static PYTHON: LazyLock<String> = LazyLock::new(|| {
 
 /// Runs a program and returns what it prints.
 pub fn run(program: &str, arguments: &[&str]) -> String {
+    // pyarrow's threads may outlive its interpreter, whose end then aborts ("terminate called without an active exception")
+    // after all is printed: it is left without that end.
+    let program = format!("{program}\nimport os, sys\nsys.stdout.flush()\nos._exit(0)\n");
     let done = Command::new(&*PYTHON).arg("-c").arg(program).args(arguments).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8(done.stdout).unwrap().trim().to_owned()
