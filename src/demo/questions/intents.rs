@@ -1,6 +1,6 @@
 //! What people ask of the shop: each kind of question with its SQL and the ways to put it.
 //!
-//! Text only: [`super::spin`] expands the phrases, and a test runs every SQL.
+//! Text only: [`spin`](mod@super::spin) expands the phrases, and a test runs every SQL.
 
 /// One kind of question.
 #[derive(Debug)]
