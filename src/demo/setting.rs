@@ -139,7 +139,7 @@ batch_rows = 128
 
 [models.sql-tiny.optimize]
 algorithm = "grpo"
-rounds = 1
+rounds = 3
 epochs = 4
 learning_rate = 1e-3
 "#;
