@@ -1,11 +1,10 @@
 //! `pelton audit`: is every message of every partition in the tables exactly once?
 
-use super::print;
+use super::{ConfigFile, print};
+use crate::daemon;
 use crate::daemon::audit::{AuditReport, AuditedPartition, Explanation, audit};
-use crate::{config, daemon};
 use anyhow::Result;
 use serde_json::{Value, json};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Arguments of `pelton audit`.
@@ -17,16 +16,15 @@ use std::process::ExitCode;
                         Exits with 0 where nothing is missing and nothing is there twice, with 1 otherwise."
 )]
 pub struct Args {
-    /// The configuration (TOML)
-    #[arg(long, default_value = "configs/pelton.toml", env = "PELTON_CONFIG")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub async fn run(args: Args) -> Result<ExitCode> {
-    let config = config::load(&args.config)?;
+    let config = args.config.load()?;
     let lake = daemon::open_lake(&config).await?;
     let report = audit(&config.kafka, &lake).await?;
     if args.json {

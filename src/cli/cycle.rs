@@ -1,7 +1,7 @@
 //! `pelton cycle`: turns of the wheel, by hand and as the daemon's child; what they are doing and did.
 
-use super::print;
-use crate::config::{self, Config};
+use super::{ConfigFile, print};
+use crate::config::Config;
 use crate::daemon::cycle::{self, Progress};
 use crate::domain::{CycleEvent, CycleId, CycleState, ModelName, Trigger};
 use crate::lake::Lake;
@@ -10,7 +10,6 @@ use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
@@ -35,9 +34,8 @@ enum Command {
 #[command(after_help = "Exits with 0 where the cycle ended with a version (promoted or rejected),\n\
                         with 2 where its window had too few prompts, with 1 where it failed.")]
 struct RunArgs {
-    /// The configuration (TOML)
-    #[arg(long, default_value = "configs/pelton.toml", env = "PELTON_CONFIG")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// The model to tune; may be left out where the configuration has one
     #[arg(long)]
     model: Option<String>,
@@ -54,9 +52,8 @@ struct RunArgs {
 
 #[derive(Debug, clap::Args)]
 struct ListArgs {
-    /// The configuration (TOML)
-    #[arg(long, default_value = "configs/pelton.toml", env = "PELTON_CONFIG")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// Only this model's
     #[arg(long)]
     model: Option<String>,
@@ -69,9 +66,8 @@ struct ListArgs {
 struct ShowArgs {
     /// The cycle
     id: String,
-    /// The configuration (TOML)
-    #[arg(long, default_value = "configs/pelton.toml", env = "PELTON_CONFIG")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// Print JSON, one object a state
     #[arg(long)]
     json: bool,
@@ -86,7 +82,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
 }
 
 async fn turn(args: RunArgs) -> Result<ExitCode> {
-    let config = config::load(&args.config)?;
+    let config = args.config.load()?;
     telemetry::install(&config.telemetry).map_err(anyhow::Error::msg)?;
     let lake = crate::daemon::open_lake(&config).await?;
     let (id, model) = match &args.id {
@@ -147,7 +143,7 @@ pub(super) fn choose_model(config: &Config, asked: Option<&str>) -> Result<Model
 }
 
 async fn list(args: ListArgs) -> Result<ExitCode> {
-    let config = config::load(&args.config)?;
+    let config = args.config.load()?;
     let lake = crate::daemon::open_lake(&config).await?;
     let model = args.model.map(|m| m.parse::<ModelName>()).transpose()?;
     let mut cycles: BTreeMap<CycleId, Vec<CycleEvent>> = BTreeMap::new();
@@ -188,7 +184,7 @@ fn summary(id: &CycleId, events: &[CycleEvent]) -> serde_json::Value {
 }
 
 async fn show(args: ShowArgs) -> Result<ExitCode> {
-    let config = config::load(&args.config)?;
+    let config = args.config.load()?;
     let lake = crate::daemon::open_lake(&config).await?;
     let id: CycleId = args.id.parse()?;
     let events = lake.events_of_cycle(&id).await?;

@@ -12,8 +12,10 @@ mod serve;
 mod sql;
 mod window;
 
+use crate::config::{self, Config};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// A data flywheel for self-hosted language models: inference logs from Kafka into Delta tables, fresh prompts by SQL,
@@ -47,6 +49,20 @@ enum Command {
     CheckConfig(check_config::Args),
     /// Print the JSON Schema of what crosses Pelton's borders: inference logs, feedback, events, the configuration
     Schema(schema::Args),
+}
+
+/// The configuration that nearly every subcommand reads.
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The configuration (TOML)
+    #[arg(long = "config", value_name = "FILE", default_value = "configs/pelton.toml", env = "PELTON_CONFIG")]
+    path: PathBuf,
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Config> {
+        Ok(config::load(&self.path)?)
+    }
 }
 
 /// Runs a parsed command line.

@@ -1,8 +1,7 @@
 //! `pelton model`: registered versions, where they came from, and the events that announced them.
 
-use super::print;
+use super::{ConfigFile, print};
 use crate::codec::event::{self, EventMessage};
-use crate::config::{self, Config};
 use crate::daemon;
 use crate::domain::{ModelName, Version, VersionRef};
 use crate::evaluate::interval_text;
@@ -10,7 +9,6 @@ use crate::publish::{Manifest, Registry, read_events};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -33,9 +31,8 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct ListArgs {
-    /// The configuration (TOML)
-    #[arg(long, default_value = "configs/pelton.toml", env = "PELTON_CONFIG")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// Only this model's
     #[arg(long)]
     model: Option<String>,
@@ -48,9 +45,8 @@ struct ListArgs {
 struct ShowArgs {
     /// The version, such as support-sql@v3; a model's name alone means its champion
     version: String,
-    /// The configuration (TOML)
-    #[arg(long, default_value = "configs/pelton.toml", env = "PELTON_CONFIG")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -58,9 +54,8 @@ struct ShowArgs {
 
 #[derive(Debug, clap::Args)]
 struct EventsArgs {
-    /// The configuration (TOML)
-    #[arg(long, default_value = "configs/pelton.toml", env = "PELTON_CONFIG")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// How long the broker may take to answer, in seconds
     #[arg(long, default_value_t = 30)]
     timeout_s: u64,
@@ -78,7 +73,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
 }
 
 async fn list(args: ListArgs) -> Result<ExitCode> {
-    let config = config::load(&args.config)?;
+    let config = args.config.load()?;
     let lake = daemon::open_lake(&config).await?;
     let model = args.model.map(|m| m.parse::<ModelName>()).transpose()?;
     let all = lake.all_versions().await?;
@@ -138,7 +133,7 @@ fn summary(version: &Version, champion: bool) -> Value {
 }
 
 async fn show(args: ShowArgs) -> Result<ExitCode> {
-    let config = config::load(&args.config)?;
+    let config = args.config.load()?;
     let lake = daemon::open_lake(&config).await?;
     let all = lake.all_versions().await?;
     let reference = choose(&args.version, &all)?;
@@ -204,7 +199,7 @@ fn print_version(states: &[&Version], manifest: &Manifest, sizes: &BTreeMap<Stri
 }
 
 async fn events(args: EventsArgs) -> Result<ExitCode> {
-    let config: Config = config::load(&args.config)?;
+    let config = args.config.load()?;
     let timeout = Duration::from_secs(args.timeout_s);
     let (kafka, topic) = (config.kafka.clone(), config.publish.topic.clone());
     let messages = tokio::task::spawn_blocking(move || read_events(&kafka, &topic, timeout)).await??;

@@ -1,8 +1,8 @@
 //! `pelton run`: the daemon.
 
-use crate::{config, daemon, runtime, telemetry};
+use super::ConfigFile;
+use crate::{daemon, runtime, telemetry};
 use anyhow::Result;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Arguments of `pelton run`.
@@ -12,13 +12,12 @@ use std::process::ExitCode;
                         schedule. SIGTERM or Ctrl-C drains: what was read is committed, nothing is read again."
 )]
 pub struct Args {
-    /// The configuration (TOML)
-    #[arg(long, default_value = "configs/pelton.toml", env = "PELTON_CONFIG")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
 pub async fn run(args: Args) -> Result<ExitCode> {
-    let config = config::load(&args.config)?;
+    let config = args.config.load()?;
     telemetry::install(&config.telemetry).map_err(anyhow::Error::msg)?;
     let shutdown = runtime::on_signal()?;
     daemon::run(config, shutdown).await?;

@@ -1,12 +1,12 @@
 //! `pelton serve`: an OpenAI-compatible server on a configured model, its calls logged to Kafka.
 
+use super::ConfigFile;
 use crate::daemon::call_log::KafkaCallLog;
 use crate::domain::ModelName;
 use crate::publish::Registry;
 use crate::serve::{CallLog, Options, Server, router};
 use crate::{config, daemon, model, runtime, telemetry};
 use anyhow::{Context as _, Result, bail};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +19,8 @@ use std::time::Duration;
                         ingest.topics, so that `pelton run` beside it turns traffic into tables."
 )]
 pub struct Args {
-    /// The configuration (TOML)
-    #[arg(long, default_value = "configs/pelton.toml", env = "PELTON_CONFIG")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// The model; may be left out where the configuration has one
     #[arg(long)]
     model: Option<String>,
@@ -34,7 +33,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> Result<ExitCode> {
-    let config = config::load(&args.config)?;
+    let config = args.config.load()?;
     telemetry::install(&config.telemetry).map_err(anyhow::Error::msg)?;
     let name = super::cycle::choose_model(&config, args.model.as_deref())?;
     let settings = config.models.get(&name).context("the model is gone")?;
@@ -45,13 +44,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         (false, Some(topic)) => Some(Arc::new(KafkaCallLog::new(&config.kafka, topic)?)),
         (false, None) => bail!("ingest.topics names no topic to log to; add one, or use --no-log"),
     };
-    let options = Options {
-        model_name: name.to_string(),
-        tokens_default: settings.explore.tokens_max,
-        tokens_max: base.config().max_position_embeddings,
-        batch_rows: settings.explore.batch_rows,
-        queue_max: 1024,
-    };
+    let options = Options::of(name.as_str(), &settings.explore, &base);
     let server = Server::new(base, options, log.clone().map(|l| l as Arc<dyn CallLog>))?;
     load_champion(&config, &name, &server).await?;
     let listener =

@@ -1,8 +1,9 @@
 //! `pelton sql`: queries over the lake's tables, one by one or in a shell.
 
+use super::ConfigFile;
+use crate::daemon;
 use crate::lake::{Lake, TableName};
 use crate::query::{self, Format, Limits, Session, Sources, Table, shell};
-use crate::{config, daemon};
 use anyhow::{Context as _, Result, bail};
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::PathBuf;
@@ -21,9 +22,8 @@ use std::process::ExitCode;
 pub struct Args {
     /// The query; `-` reads it from standard input
     query: Option<String>,
-    /// The configuration (TOML)
-    #[arg(long, default_value = "configs/pelton.toml", env = "PELTON_CONFIG")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// How the answer is written: table; csv with a header; json, one object a line; arrow, an IPC stream
     #[arg(long, default_value = "table", value_parser = ["table", "csv", "json", "arrow"])]
     format: String,
@@ -34,7 +34,7 @@ pub struct Args {
 
 pub async fn run(args: Args) -> Result<ExitCode> {
     let versions = args.at_version.iter().map(|v| at_version(v)).collect::<Result<Vec<_>>>()?;
-    let config = config::load(&args.config)?;
+    let config = args.config.load()?;
     let lake = daemon::open_lake(&config).await?;
     let session = Session::new(sources(&lake, &versions).await?, Limits::default())?;
     let format = Format::parse(&args.format).context("clap let only known formats through")?;

@@ -1,6 +1,6 @@
 //! `pelton window`: what a cycle would take from a window now.
 
-use super::print;
+use super::{ConfigFile, print};
 use crate::config::{self, Config};
 use crate::daemon::{self, schedule::Past};
 use crate::domain::{ModelName, Timestamp, WindowName};
@@ -10,7 +10,6 @@ use crate::runtime::now;
 use crate::window::{Preview, Request, Sample, choose};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Prompts of each side, and rows of each reason, that are printed for people.
@@ -33,9 +32,8 @@ enum Command {
 struct PreviewArgs {
     /// The window, as the configuration names it
     name: String,
-    /// The configuration (TOML)
-    #[arg(long, default_value = "configs/pelton.toml", env = "PELTON_CONFIG")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// `$since` (RFC 3339); without it, where the last finished cycle ended
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
@@ -49,7 +47,7 @@ struct PreviewArgs {
 
 pub async fn run(args: Args) -> Result<ExitCode> {
     let Command::Preview(args) = args.command;
-    let config = config::load(&args.config)?;
+    let config = args.config.load()?;
     let (name, window) = find(&config, &args.name)?;
     let lake = daemon::open_lake(&config).await?;
     let until = args.until.as_deref().map_or_else(|| Ok(now()), time)?;

@@ -256,13 +256,7 @@ pub async fn run(options: &Options, watch: &(dyn Fn(Progress) + Sync)) -> Result
 async fn serve(options: &Options, config: &Config, log: Arc<KafkaCallLog>) -> Result<String> {
     let settings = config.models.values().next().context("the demo's configuration has a model")?;
     let base = Arc::new(tokio::task::block_in_place(|| Model::load(&options.model, &candle_core::Device::Cpu))?);
-    let serving = ServeOptions {
-        model_name: MODEL.to_owned(),
-        tokens_default: settings.explore.tokens_max,
-        tokens_max: base.config().max_position_embeddings,
-        batch_rows: settings.explore.batch_rows,
-        queue_max: 1024,
-    };
+    let serving = ServeOptions::of(MODEL, &settings.explore, &base);
     let server = Server::new(base, serving, Some(log as Arc<dyn CallLog>))?;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();

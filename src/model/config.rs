@@ -1,8 +1,8 @@
 //! Hugging Face's `config.json` to [`ModelConfig`]: what the decoder needs to know, checked before a weight is read.
 //!
 //! Old configurations (`rope_theta`, `rope_scaling`) and those of transformers 5 (`rope_parameters`) are both read.
-//! Families differ in options of one decoder, never in code of their own; a field whose meaning is not implemented is
-//! an error here, because a model that runs slightly wrong is worse than one that does not load.
+//! Families differ in options of one decoder, never in code of their own; a field that asks for what the
+//! decoder does not do is an error here, because a model that runs slightly wrong is worse than one that does not load.
 
 use std::path::Path;
 

@@ -105,7 +105,7 @@ struct Raw {
     others: BTreeMap<String, Value>,
 }
 
-/// Fields that must be absent, null, false or empty: what they ask for is not implemented.
+/// Fields that must be absent, null, false or empty: an adapter that asks for more is refused by the field's name.
 const UNSUPPORTED: &[&str] = &[
     "alpha_pattern",
     "exclude_modules",

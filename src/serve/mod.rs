@@ -13,7 +13,12 @@ pub use adapters::AdapterError;
 pub use engine::{Engine, Refused};
 pub use http::{Server, router};
 
+use crate::config;
 use crate::domain::Timestamp;
+use crate::model::Model;
+
+/// Requests that may wait, unless the caller says otherwise: some seconds' work for a small model on two cores.
+const QUEUE_MAX: usize = 1024;
 
 /// How a server answers.
 #[derive(Debug, Clone)]
@@ -28,6 +33,20 @@ pub struct Options {
     pub batch_rows: usize,
     /// Requests that may wait; more are refused with status 429.
     pub queue_max: usize,
+}
+
+impl Options {
+    /// Serves a base as its exploration samples from it.
+    #[must_use]
+    pub fn of(model_name: &str, explore: &config::Explore, base: &Model) -> Self {
+        Self {
+            model_name: model_name.to_owned(),
+            tokens_default: explore.tokens_max,
+            tokens_max: base.config().max_position_embeddings,
+            batch_rows: explore.batch_rows,
+            queue_max: QUEUE_MAX,
+        }
+    }
 }
 
 /// One answered call, as the log wants it.
