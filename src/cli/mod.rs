@@ -70,6 +70,7 @@ impl ConfigFile {
 /// # Errors
 /// What the command could not do, with its causes.
 pub fn run(cli: Cli) -> Result<ExitCode> {
+    crate::runtime::arm_failpoint().map_err(anyhow::Error::msg)?;
     match cli.command {
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Run(args) => block_on(run::run(args)),

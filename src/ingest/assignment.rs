@@ -5,7 +5,7 @@ use super::error::Error;
 use super::sink::{Partition, Sink};
 use crate::config::Start;
 use crate::domain::RowKind;
-use crate::runtime::Backoff;
+use crate::runtime::{Backoff, Failpoint, failpoint};
 use crate::telemetry::{Event, metric};
 use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -40,6 +40,7 @@ impl<S: Sink + 'static> State<S> {
         if self.shutdown.is_cancelled() {
             return Ok(());
         }
+        failpoint(Failpoint::InAssign);
         let (mut at, mut still) = (TopicPartitionList::new(), TopicPartitionList::new());
         for begin in &begins {
             let Partition { topic, number } = &begin.partition;
@@ -67,6 +68,7 @@ impl<S: Sink + 'static> State<S> {
         if !lost && !self.closing {
             self.flush(consumer, REVOKE_FLUSH_MAX)?;
         }
+        failpoint(Failpoint::InRevoke);
         for partition in partitions(taken) {
             if let Some(owned) = self.buffer.disown(&partition).filter(|owned| owned.next > owned.start) {
                 Event::BatchDropped { topic: &partition.topic, partition: partition.number, start: owned.start }.emit();

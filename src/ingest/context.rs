@@ -10,7 +10,7 @@ use super::sink::{Sink, SinkError};
 use super::worker::{CutOf, Done, Worker};
 use crate::config::{self, Start};
 use crate::domain::RowKind;
-use crate::runtime::Shutdown;
+use crate::runtime::{Failpoint, Shutdown, failpoint};
 use crate::telemetry::{Event, metric};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -156,6 +156,7 @@ impl<S: Sink + 'static> State<S> {
             .collect();
         match done.outcome {
             Ok(committed) => {
+                failpoint(Failpoint::AfterCommit);
                 self.progress.add(committed, done.bytes);
                 let mut offsets = TopicPartitionList::new();
                 for (partition, _, _, end) in &current {

@@ -14,6 +14,7 @@
 
 use super::error::{Error, Result};
 use super::{Lake, TableName, log};
+use crate::runtime::{Failpoint, failpoint};
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::Int64Type;
@@ -167,9 +168,13 @@ impl Committer {
             return Ok(Committed { version: self.table(name).at, rows: 0, dead_letters: 0 });
         }
         let dead_letters = self.commit_dead_letters(parts).await?;
+        if dead_letters > 0 {
+            failpoint(Failpoint::AfterDeadLetters);
+        }
         let moved: Vec<(String, i64)> = parts.iter().map(|part| (self.id(&part.key), part.end)).collect();
         let batches: Vec<RecordBatch> = parts.iter().flat_map(|part| part.rows.iter().cloned()).collect();
         let adds = self.table(name).write(batches).await?;
+        failpoint(Failpoint::AfterWrite);
         let rows = parts.iter().flat_map(|p| &p.rows).map(RecordBatch::num_rows).sum();
         for attempt in 1.. {
             if let Standing::End = self.standing(name, parts).await? {

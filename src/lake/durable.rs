@@ -5,6 +5,7 @@
 //! before it gets its name and the folder after it, in the order that makes a name imply its content. Reads, lists and
 //! deletes are object_store's own.
 
+use crate::runtime::{Failpoint, failpoint};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -72,7 +73,10 @@ fn put(path: &DiskPath, payload: &PutPayload, mode: &PutMode) -> io::Result<()> 
     let named = write_synced(&staging, payload).and_then(|()| match mode {
         PutMode::Overwrite => fs::rename(&staging, path),
         // A hard link fails where the name is taken: that is the put-if-absent of a commit.
-        _ => fs::hard_link(&staging, path),
+        _ => {
+            failpoint(Failpoint::InCommit);
+            fs::hard_link(&staging, path)
+        }
     });
     // After a rename there is nothing to remove; after a link the staging name is one too many.
     fs::remove_file(&staging).or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) }).ok();

@@ -1,10 +1,12 @@
 //! Tasks, shutdown, retry, clock and seeds: the only place that reads signals or tells the time.
 
 mod backoff;
+mod failpoint;
 mod seed;
 mod shutdown;
 
 pub use backoff::Backoff;
+pub use failpoint::{Failpoint, arm_failpoint, failpoint};
 pub use seed::derive_seed;
 pub use shutdown::{Shutdown, on_signal};
 
