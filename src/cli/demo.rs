@@ -39,7 +39,8 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> Result<ExitCode> {
-    let quiet = config::Telemetry { filter: "warn,librdkafka=off,rdkafka=off".to_owned(), ..config::Telemetry::default() };
+    let quiet =
+        config::Telemetry { filter: "warn,librdkafka=off,rdkafka=off".to_owned(), ..config::Telemetry::default() };
     telemetry::install(&quiet).map_err(anyhow::Error::msg)?;
     let options = Options {
         dir: args.dir,

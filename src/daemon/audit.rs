@@ -2,7 +2,7 @@
 
 use crate::config;
 use crate::ingest::{Confirmation, Partition, confirm_gap};
-use crate::lake::{Gap, Lake, PartitionAudit};
+use crate::lake::{Gap, Lake, PartitionAudit, PartitionKey};
 use anyhow::{Context as _, Result};
 
 /// What is known of a range of offsets that is in no row.
@@ -84,7 +84,8 @@ pub async fn audit(kafka: &config::Kafka, lake: &Lake) -> Result<AuditReport> {
 }
 
 fn explained(kafka: &config::Kafka, tables: PartitionAudit) -> Result<AuditedPartition> {
-    let partition = Partition { topic: tables.key.topic.clone(), number: tables.key.partition };
+    let PartitionKey { topic, generation, partition } = tables.key.clone();
+    let partition = Partition { topic, generation: generation.into(), number: partition };
     let mut gaps = Vec::with_capacity(tables.gaps.len());
     for gap in &tables.gaps {
         let why = match confirm_gap(kafka, &partition, gap.first, gap.last)

@@ -86,7 +86,8 @@ fn table(kind: RowKind) -> TableName {
 }
 
 fn key(partition: &Partition) -> PartitionKey {
-    PartitionKey { topic: partition.topic.clone(), partition: partition.number }
+    let (topic, generation) = (partition.topic.clone(), partition.generation.to_string());
+    PartitionKey { topic, generation, partition: partition.number }
 }
 
 fn sink_error(error: CommitError) -> SinkError {

@@ -22,6 +22,8 @@ pub struct Coordinates {
 pub struct Origin<'a> {
     /// The topic.
     pub topic: &'a str,
+    /// The id that Kafka gave the topic when it was made: a topic that is deleted and made again counts its offsets anew.
+    pub topic_id: &'a str,
     /// The partition.
     pub partition: i32,
     /// The offset.
@@ -30,6 +32,8 @@ pub struct Origin<'a> {
     pub time: Option<Timestamp>,
     /// When we read it.
     pub ingest_time: Timestamp,
+    /// When it was replayed from the dead letters; nothing for what came straight from Kafka.
+    pub replay_time: Option<Timestamp>,
 }
 
 /// One logged call: a row of `inference_log` without its provenance. `request_date` is the day of `request_time`.

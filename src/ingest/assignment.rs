@@ -3,6 +3,7 @@
 use super::context::{Client, State};
 use super::error::Error;
 use super::sink::{Partition, Sink};
+use super::topic_id::topic_ids;
 use crate::config::Start;
 use crate::domain::RowKind;
 use crate::runtime::{Backoff, Failpoint, failpoint};
@@ -10,6 +11,8 @@ use crate::telemetry::{Event, metric};
 use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{Offset, TopicPartitionList};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Duration;
@@ -34,7 +37,7 @@ impl<S: Sink + 'static> State<S> {
         Event::Rebalanced { what: "assigned", partitions: &names(given) }.emit();
         let mut begins = Vec::new();
         for kind in [RowKind::Inference, RowKind::Feedback] {
-            let of_kind = partitions(given).filter(|p| self.kinds.get(&p.topic) == Some(&kind)).collect();
+            let of_kind = keys(given).into_iter().filter(|(topic, _)| self.kinds.get(topic) == Some(&kind)).collect();
             begins.extend(self.begin(consumer, kind, of_kind)?);
         }
         if self.shutdown.is_cancelled() {
@@ -43,7 +46,7 @@ impl<S: Sink + 'static> State<S> {
         failpoint(Failpoint::InAssign);
         let (mut at, mut still) = (TopicPartitionList::new(), TopicPartitionList::new());
         for begin in &begins {
-            let Partition { topic, number } = &begin.partition;
+            let Partition { topic, number, .. } = &begin.partition;
             // A stopped partition stays assigned, or giving it back would be an error; it is paused and read by nobody.
             let offset = if begin.stopped { Offset::End } else { Offset::Offset(begin.next) };
             at.add_partition_offset(topic, *number, offset).map_err(Error::Fatal)?;
@@ -69,9 +72,9 @@ impl<S: Sink + 'static> State<S> {
             self.flush(consumer, REVOKE_FLUSH_MAX)?;
         }
         failpoint(Failpoint::InRevoke);
-        for partition in partitions(taken) {
-            if let Some(owned) = self.buffer.disown(&partition).filter(|owned| owned.next > owned.start) {
-                Event::BatchDropped { topic: &partition.topic, partition: partition.number, start: owned.start }.emit();
+        for (topic, number) in keys(taken) {
+            if let Some(owned) = self.buffer.disown(&topic, number).filter(|owned| owned.next > owned.start) {
+                Event::BatchDropped { topic: &topic, partition: number, start: owned.start }.emit();
             }
         }
         let unassigned = match consumer.rebalance_protocol() {
@@ -84,16 +87,23 @@ impl<S: Sink + 'static> State<S> {
 
     /// Drops what was read of partitions and reads on from where the tables stand.
     pub(super) fn reread(&mut self, consumer: &Client<S>, kind: RowKind, moved: Vec<Partition>) -> Result<(), Error> {
+        let moved = moved.into_iter().map(|p| (p.topic, p.number)).collect();
         let begins = self.begin(consumer, kind, moved)?;
-        let mut at = TopicPartitionList::new();
+        let (mut at, mut going, mut still) =
+            (TopicPartitionList::new(), TopicPartitionList::new(), TopicPartitionList::new());
         for begin in &begins {
-            let Partition { topic, number } = &begin.partition;
+            let Partition { topic, number, .. } = &begin.partition;
             self.buffer.own(&begin.partition, begin.kind, begin.next, begin.stopped);
-            if !begin.stopped {
-                at.add_partition_offset(topic, *number, Offset::Offset(begin.next)).map_err(Error::Fatal)?;
+            if begin.stopped {
+                still.add_partition(topic, *number);
+                continue;
             }
+            going.add_partition(topic, *number);
+            at.add_partition_offset(topic, *number, Offset::Offset(begin.next)).map_err(Error::Fatal)?;
         }
-        seek(consumer, &at)
+        consumer.pause(&still).map_err(Error::Fatal)?;
+        seek(consumer, &at)?;
+        if self.paused { Ok(()) } else { consumer.resume(&going).map_err(Error::Fatal) }
     }
 
     /// The broker refused an offset: whichever partition it was, those whose offset it no longer has stop, the others read
@@ -115,9 +125,30 @@ impl<S: Sink + 'static> State<S> {
     }
 
     /// Where partitions of one kind begin; those that the tables do not know are pinned first.
-    fn begin(&mut self, consumer: &Client<S>, kind: RowKind, wanted: Vec<Partition>) -> Result<Vec<Begin>, Error> {
+    fn begin(&mut self, consumer: &Client<S>, kind: RowKind, wanted: Vec<(String, i32)>) -> Result<Vec<Begin>, Error> {
         if wanted.is_empty() {
             return Ok(Vec::new());
+        }
+        let Some(ids) = self.topic_ids(consumer, &wanted) else { return Ok(Vec::new()) };
+        let (wanted, gone): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(topic, _)| ids.contains_key(topic));
+        let numbered = |(topic, number): (String, i32), generation: &Arc<str>| Partition {
+            topic,
+            generation: generation.clone(),
+            number,
+        };
+        // A topic that was deleted a moment ago has nothing to read; its next assignment or the next look tells.
+        let none: Arc<str> = "".into();
+        let gone = gone.into_iter().map(|key| Begin { partition: numbered(key, &none), kind, next: 0, stopped: true });
+        let mut begins: Vec<Begin> = gone.collect();
+        let wanted: Vec<Partition> = wanted
+            .into_iter()
+            .map(|key| {
+                let generation = &ids[&key.0];
+                numbered(key, generation)
+            })
+            .collect();
+        if wanted.is_empty() {
+            return Ok(begins);
         }
         let Some(mut positions) = self.worker.positions(kind, wanted.clone())? else { return Ok(Vec::new()) };
         let new: Vec<Partition> =
@@ -132,7 +163,6 @@ impl<S: Sink + 'static> State<S> {
             let Some(pinned) = self.worker.positions(kind, wanted.clone())? else { return Ok(Vec::new()) };
             positions = pinned;
         }
-        let mut begins = Vec::with_capacity(wanted.len());
         for (partition, position) in wanted.into_iter().zip(positions) {
             // Only a shutdown keeps a partition from being pinned.
             let Some(next) = position else { return Ok(Vec::new()) };
@@ -153,11 +183,22 @@ impl<S: Sink + 'static> State<S> {
         gap
     }
 
+    /// The ids of the topics that exist; nothing only where a shutdown came first.
+    fn topic_ids(&mut self, consumer: &Client<S>, of: &[(String, i32)]) -> Option<BTreeMap<String, Arc<str>>> {
+        let topics: BTreeSet<&str> = of.iter().map(|(topic, _)| topic.as_str()).collect();
+        self.insist(|| topic_ids(consumer.client(), topics.iter().copied(), ANSWER_MAX))
+    }
+
     /// The oldest offset that the broker has and the next that it will write; nothing only where a shutdown came first.
     fn watermarks(&mut self, consumer: &Client<S>, partition: &Partition) -> Option<(i64, i64)> {
+        self.insist(|| consumer.fetch_watermarks(&partition.topic, partition.number, ANSWER_MAX))
+    }
+
+    /// Asks the broker until it answers; nothing only where a shutdown came first.
+    fn insist<T>(&mut self, ask: impl Fn() -> KafkaResult<T>) -> Option<T> {
         let mut backoff = Backoff::new(Duration::from_millis(100), self.pause_max);
         while !self.shutdown.is_cancelled() {
-            match consumer.fetch_watermarks(&partition.topic, partition.number, ANSWER_MAX) {
+            match ask() {
                 Ok(found) => {
                     self.broker_is_back();
                     return Some(found);
@@ -212,13 +253,10 @@ fn all_sought(done: &TopicPartitionList) -> KafkaResult<()> {
     done.elements().iter().try_for_each(|element| element.error())
 }
 
-fn partitions(list: &TopicPartitionList) -> impl Iterator<Item = Partition> {
-    let elements = list.elements();
-    let partition = |(topic, number)| Partition { topic, number };
-    let keys: Vec<_> = elements.iter().map(|e| (e.topic().to_owned(), e.partition())).collect();
-    keys.into_iter().map(partition)
+fn keys(list: &TopicPartitionList) -> Vec<(String, i32)> {
+    list.elements().iter().map(|e| (e.topic().to_owned(), e.partition())).collect()
 }
 
 fn names(list: &TopicPartitionList) -> String {
-    partitions(list).map(|p| p.to_string()).collect::<Vec<_>>().join(" ")
+    keys(list).iter().map(|(topic, number)| format!("{topic}/{number}")).collect::<Vec<_>>().join(" ")
 }

@@ -5,11 +5,14 @@ use super::sink::{Part, Partition, Rows, Sink};
 use super::worker::{Batch, CutOf, Numbered};
 use crate::domain::{Origin, Row, RowKind};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One owned partition.
 pub(super) struct Owned<S: Sink> {
     pub(super) kind: RowKind,
+    /// The id of the topic that is read.
+    pub(super) generation: Arc<str>,
     /// Bumped whenever what was read before is of no use any more.
     pub(super) epoch: u64,
     /// Where the rows in the buffer begin.
@@ -41,12 +44,13 @@ impl<S: Sink> Buffer<S> {
     /// Takes a partition into ownership at an offset; what was read of it before is dropped.
     pub(super) fn own(&mut self, partition: &Partition, kind: RowKind, next: i64, stopped: bool) {
         self.epochs += 1;
-        let owned = Owned { kind, epoch: self.epochs, start: next, next, stopped, rows: None };
+        let generation = partition.generation.clone();
+        let owned = Owned { kind, generation, epoch: self.epochs, start: next, next, stopped, rows: None };
         self.topics.entry(partition.topic.clone()).or_default().insert(partition.number, owned);
     }
 
-    pub(super) fn disown(&mut self, partition: &Partition) -> Option<Owned<S>> {
-        self.topics.get_mut(&partition.topic)?.remove(&partition.number)
+    pub(super) fn disown(&mut self, topic: &str, number: i32) -> Option<Owned<S>> {
+        self.topics.get_mut(topic)?.remove(&number)
     }
 
     pub(super) fn get_mut(&mut self, topic: &str, number: i32) -> Option<&mut Owned<S>> {
@@ -59,7 +63,9 @@ impl<S: Sink> Buffer<S> {
 
     pub(super) fn partitions(&self) -> impl Iterator<Item = (Partition, &Owned<S>)> {
         self.topics.iter().flat_map(|(topic, owned)| {
-            owned.iter().map(|(number, owned)| (Partition { topic: topic.clone(), number: *number }, owned))
+            owned.iter().map(|(&number, owned)| {
+                (Partition { topic: topic.clone(), generation: owned.generation.clone(), number }, owned)
+            })
         })
     }
 
@@ -93,7 +99,8 @@ impl<S: Sink> Buffer<S> {
         for (topic, partitions) in &mut self.topics {
             for (&number, owned) in partitions {
                 let Some(rows) = owned.rows.take() else { continue };
-                let partition = Partition { topic: topic.clone(), number };
+                let generation = owned.generation.clone();
+                let partition = Partition { topic: topic.clone(), generation, number };
                 let part = Part { partition, start: owned.start, end: owned.next, rows: rows.cut() };
                 owned.start = owned.next;
                 let numbered = Numbered { part, epoch: owned.epoch };

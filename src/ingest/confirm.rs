@@ -3,6 +3,7 @@
 use super::client;
 use super::error::Error;
 use super::sink::Partition;
+use super::topic_id::topic_ids;
 use crate::config;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -40,6 +41,12 @@ pub fn confirm_gap(kafka: &config::Kafka, partition: &Partition, first: i64, las
         .set("enable.partition.eof", "true");
     let away = |source| Error::Away { brokers: kafka.brokers.clone(), source };
     let consumer: BaseConsumer = client.create().map_err(Error::Settings)?;
+    let topic = partition.topic.as_str();
+    let ids = topic_ids(consumer.client(), [topic], PATIENCE).map_err(away)?;
+    // Another topic of the same name knows nothing of these offsets.
+    if ids.get(topic) != Some(&partition.generation) {
+        return Ok(Confirmation::Expired);
+    }
     let (low, high) = consumer.fetch_watermarks(&partition.topic, partition.number, PATIENCE).map_err(away)?;
     if first < low || last >= high {
         return Ok(Confirmation::Expired);

@@ -5,6 +5,7 @@
 use super::buffer::Buffer;
 use super::copies::CopyTopic;
 use super::error::Error;
+use super::generation::Generations;
 use super::poll::Progress;
 use super::sink::{Sink, SinkError};
 use super::worker::{CutOf, Done, Worker};
@@ -58,6 +59,7 @@ impl<S: Sink + 'static> Context<S> {
         sink: S,
         ingest: &config::Ingest,
         copies: Option<CopyTopic>,
+        generations: Generations,
         progress: Arc<Progress>,
         shutdown: Shutdown,
     ) -> Self {
@@ -65,7 +67,7 @@ impl<S: Sink + 'static> Context<S> {
         let feedback = ingest.feedback_topics.iter().map(|t| (t.clone(), RowKind::Feedback));
         let pause_max = Duration::from_millis(ingest.retry_backoff_ms_max);
         let state = State {
-            worker: Worker::start(sink, pause_max, shutdown.clone()),
+            worker: Worker::start(sink, generations, pause_max, shutdown.clone()),
             buffer: Buffer::new(copies),
             sent_bytes: 0,
             kinds: inference.chain(feedback).collect(),

@@ -24,8 +24,10 @@ mod confirm;
 mod context;
 mod copies;
 mod error;
+mod generation;
 mod poll;
 mod sink;
+mod topic_id;
 mod worker;
 
 pub use confirm::{Confirmation, confirm_gap};

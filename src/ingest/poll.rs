@@ -4,6 +4,7 @@ use super::client;
 use super::context::{Client, Context, State};
 use super::copies::CopyTopic;
 use super::error::Error;
+use super::generation::Generations;
 use super::sink::{Committed, Sink};
 use crate::codec;
 use crate::config;
@@ -68,7 +69,8 @@ pub fn run<S: Sink + 'static>(
     let Some(cluster) = cluster_id(kafka, ingest, shutdown)? else { return Ok(()) };
     let sink = sink(&cluster).map_err(Error::Sink)?;
     let copies = ingest.dead_letter_topic.as_deref().map(|topic| CopyTopic::open(kafka, topic)).transpose()?;
-    let context = Context::new(sink, ingest, copies, progress, shutdown.clone());
+    let generations = Generations::open(kafka)?;
+    let context = Context::new(sink, ingest, copies, generations, progress, shutdown.clone());
     let consumer: Client<S> = client::consumer(kafka, ingest).create_with_context(context).map_err(Error::Settings)?;
     let topics: Vec<&str> = ingest.topics.iter().chain(&ingest.feedback_topics).map(String::as_str).collect();
     consumer.subscribe(&topics).map_err(|source| Error::Subscribe { topics: topics.join(", "), source })?;
@@ -128,9 +130,10 @@ impl<S: Sink + 'static> State<S> {
         if owned.stopped || offset < owned.next {
             return;
         }
-        let kind = owned.kind;
+        let (kind, generation) = (owned.kind, owned.generation.clone());
         let time = message.timestamp().to_millis().map(Timestamp::from_millis);
-        let origin = Origin { topic, partition, offset, time, ingest_time: runtime::now() };
+        let (topic_id, ingest_time) = (&*generation, runtime::now());
+        let origin = Origin { topic, topic_id, partition, offset, time, ingest_time, replay_time: None };
         let payload = message.payload();
         let row = codec::decode(kind, payload, message_bytes_max)
             .unwrap_or_else(|fault| Row::DeadLetter(fault.into_row(message.key(), payload, headers(message))));

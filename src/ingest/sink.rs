@@ -2,12 +2,16 @@
 
 use crate::domain::{Origin, Row, RowKind};
 use std::fmt;
+use std::sync::Arc;
 
 /// One partition of one topic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Partition {
     /// The topic.
     pub topic: String,
+    /// The id that Kafka gave the topic when it was made. A topic of the same name that is made later has another, and its
+    /// offsets mean other messages.
+    pub generation: Arc<str>,
     /// The number.
     pub number: i32,
 }

@@ -5,6 +5,7 @@
 
 use super::copies::Copies;
 use super::error::Error;
+use super::generation::Generations;
 use super::sink::{Committed, Part, Partition, Rows, Sink, SinkError};
 use crate::domain::RowKind;
 use crate::runtime::{Backoff, Shutdown};
@@ -58,14 +59,14 @@ pub(super) struct Worker<S: Sink> {
 }
 
 impl<S: Sink + 'static> Worker<S> {
-    pub(super) fn start(sink: S, pause_max: Duration, shutdown: Shutdown) -> Self
+    pub(super) fn start(sink: S, generations: Generations, pause_max: Duration, shutdown: Shutdown) -> Self
     where
         CutOf<S>: 'static,
     {
         let (commands, orders) = channel();
         let (answers, done) = channel();
         let give_up = Arc::new(AtomicBool::new(false));
-        let bench = Bench { sink, give_up: give_up.clone(), shutdown, pause_max };
+        let bench = Bench { sink, generations, give_up: give_up.clone(), shutdown, pause_max };
         let thread =
             thread::Builder::new().name("ingest-commit".to_owned()).spawn(move || bench.work(&orders, &answers));
         let thread = Some(thread.expect("the system gives a daemon its few threads"));
@@ -134,6 +135,7 @@ impl<S: Sink> Drop for Worker<S> {
 /// The worker thread's side.
 struct Bench<S: Sink> {
     sink: S,
+    generations: Generations,
     give_up: Arc<AtomicBool>,
     shutdown: Shutdown,
     pause_max: Duration,
@@ -181,6 +183,8 @@ impl<S: Sink> Bench<S> {
         }
         // Copies go first: a crash in between repeats a copy and never loses one.
         let copied = self.insist(Until::GivenUp, |_| copies.send());
+        let present = self.generations.clone();
+        let copied = copied.and_then(|()| self.insist(Until::GivenUp, |_| present.verify(&ranges)));
         let size = u64::try_from(bytes).unwrap_or(u64::MAX);
         let outcome = copied.and_then(|()| self.insist(Until::GivenUp, |sink| sink.commit(kind, &plain, size)));
         Done { kind, ranges, bytes, outcome }

@@ -143,11 +143,15 @@ impl Lake {
 fn ranges(offsets: &BTreeMap<String, i64>) -> Vec<PartitionAudit> {
     let partition = |(id, next): (&String, &i64)| {
         let parts: Vec<&str> = id.split('/').collect();
-        let [pipeline, cluster, topic, _generation, partition] = parts[..] else { return None };
+        let [pipeline, cluster, topic, generation, partition] = parts[..] else { return None };
         Some(PartitionAudit {
             pipeline: pipeline.to_owned(),
             cluster: cluster.to_owned(),
-            key: PartitionKey { topic: topic.to_owned(), partition: partition.parse().ok()? },
+            key: PartitionKey {
+                topic: topic.to_owned(),
+                generation: generation.to_owned(),
+                partition: partition.parse().ok()?,
+            },
             first: *offsets.get(&format!("{id}/start"))?,
             next: *next,
             rows: 0,
@@ -175,14 +179,21 @@ async fn audit(session: &SessionContext, name: TableName, mut partition: Partiti
     Ok(partition)
 }
 
+/// The condition under which a row is of the partition.
+fn of_partition(key: &PartitionKey) -> String {
+    let quoted = |text: &str| text.replace('\'', "''");
+    let (topic, generation) = (quoted(&key.topic), quoted(&key.generation));
+    format!("kafka_topic = '{topic}' AND kafka_topic_id = '{generation}' AND kafka_partition = {}", key.partition)
+}
+
 /// Every row of the partition that lies in its range, with whether it is a dead letter.
 fn union(name: TableName, of: &PartitionAudit) -> String {
-    let topic = of.key.topic.replace('\'', "''");
+    let mine = of_partition(&of.key);
     let rows = |table: &str, dead: i64| {
         format!(
-            "SELECT kafka_offset AS o, CAST({dead} AS BIGINT) AS dead FROM {table} WHERE kafka_topic = '{topic}' \
-             AND kafka_partition = {} AND kafka_offset >= {} AND kafka_offset < {}",
-            of.key.partition, of.first, of.next
+            "SELECT kafka_offset AS o, CAST({dead} AS BIGINT) AS dead FROM {table} WHERE {mine} \
+             AND kafka_offset >= {} AND kafka_offset < {}",
+            of.first, of.next
         )
     };
     format!("{} UNION ALL {}", rows(name.as_str(), 0), rows("dead_letter", 1))
@@ -191,11 +202,10 @@ fn union(name: TableName, of: &PartitionAudit) -> String {
 /// Rows before the partition's beginning or, in the table itself, at or after what it needs next. Dead letters may be
 /// ahead: they commit first.
 async fn outside(session: &SessionContext, name: TableName, of: &PartitionAudit) -> Result<u64> {
-    let topic = of.key.topic.replace('\'', "''");
+    let mine = of_partition(&of.key);
     let sql = format!(
-        "SELECT count(*) FROM {name} WHERE kafka_topic = '{topic}' AND kafka_partition = {} \
-         AND (kafka_offset < {} OR kafka_offset >= {})",
-        of.key.partition, of.first, of.next
+        "SELECT count(*) FROM {name} WHERE {mine} AND (kafka_offset < {} OR kafka_offset >= {})",
+        of.first, of.next
     );
     let batches = collect(session, name, &sql).await?;
     let count = batches.first().map(|b| b.column(0).as_primitive::<Int64Type>().value(0));

@@ -35,6 +35,8 @@ const COMMITS_FOLLOWED_MAX: i64 = 100;
 pub struct PartitionKey {
     /// The topic.
     pub topic: String,
+    /// The id that Kafka gave the topic when it was made; its offsets begin anew when it is deleted and made again.
+    pub generation: String,
     /// The partition.
     pub partition: i32,
 }
@@ -244,10 +246,9 @@ impl Committer {
         self.tables.get_mut(&name).expect("only ingested tables are committed to")
     }
 
-    /// Pipeline, cluster, topic, generation of the topic, partition. The generation is for a topic that is deleted and made
-    /// again, whose offsets begin anew.
+    /// Pipeline, cluster, topic, generation of the topic, partition.
     fn id(&self, key: &PartitionKey) -> String {
-        format!("{}/{}/0/{}", self.prefix, key.topic, key.partition)
+        format!("{}/{}/{}/{}", self.prefix, key.topic, key.generation, key.partition)
     }
 }
 

@@ -13,15 +13,22 @@ use std::ops::Range;
 const LOGS: TableName = TableName::InferenceLog;
 
 fn key(partition: i32) -> PartitionKey {
-    PartitionKey { topic: "logs".to_owned(), partition }
+    PartitionKey { topic: "logs".to_owned(), generation: "0".to_owned(), partition }
 }
 
 /// The offsets of a range as rows; those that end in 7 are dead letters.
 fn part(partition: i32, range: Range<i64>) -> Part {
     let (mut rows, mut dead) = (InferenceLogBuilder::new(), DeadLetterBuilder::new());
     for offset in range.clone() {
-        let origin =
-            Origin { topic: "logs", partition, offset, time: None, ingest_time: Timestamp::from_millis(offset) };
+        let origin = Origin {
+            topic: "logs",
+            topic_id: "0",
+            partition,
+            offset,
+            time: None,
+            ingest_time: Timestamp::from_millis(offset),
+            replay_time: None,
+        };
         if offset % 10 == 7 {
             let code = DeadLetterCode::NotJson;
             let row = DeadLetterRow { code, reason: "x".to_owned(), key: None, payload: Some(b"x"), headers: vec![] };

@@ -18,6 +18,7 @@ pub const COLUMNS: &[Column] = &[
     optional("payload", Bytes, "the message's raw bytes"),
     optional("headers", Headers, "the message's headers, in order"),
     required("kafka_topic", Text, "the topic that the message came from"),
+    required("kafka_topic_id", Text, "the id that Kafka gave the topic when it was made; 0 where it gives none"),
     required("kafka_partition", Int, "its partition"),
     required("kafka_offset", Long, "its offset"),
     optional("kafka_time", Time, "the time that the broker or producer put on the message"),

@@ -19,10 +19,12 @@ pub const COLUMNS: &[Column] = &[
     optional("text", Text, "free text"),
     optional("requester", Text, "who gave it"),
     required("kafka_topic", Text, "the topic that the signal came from"),
+    required("kafka_topic_id", Text, "the id that Kafka gave the topic when it was made; 0 where it gives none"),
     required("kafka_partition", Int, "its partition"),
     required("kafka_offset", Long, "its offset"),
     optional("kafka_time", Time, "the time that the broker or producer put on the message"),
     required("ingest_time", Time, "when it was read from Kafka"),
+    optional("replay_time", Time, "when it was replayed from dead_letter; null for what came straight from Kafka"),
 ];
 
 /// Collects rows straight from borrowed messages into Arrow's buffers.
@@ -84,6 +86,7 @@ impl FeedbackBuilder {
             Arc::new(self.requester.finish()),
         ];
         columns.extend(self.origin.finish());
+        columns.push(self.origin.finish_replay_time());
         batch(TableName::Feedback, columns)
     }
 }

@@ -43,10 +43,12 @@ pub const COLUMNS: &[Column] = &[
     optional("time_to_first_token_ms", Long, "milliseconds to the first token"),
     optional("stream", Bool, "whether the answer was streamed"),
     required("kafka_topic", Text, "the topic that the log came from"),
+    required("kafka_topic_id", Text, "the id that Kafka gave the topic when it was made; 0 where it gives none"),
     required("kafka_partition", Int, "its partition"),
     required("kafka_offset", Long, "its offset"),
     optional("kafka_time", Time, "the time that the broker or producer put on the message"),
     required("ingest_time", Time, "when it was read from Kafka"),
+    optional("replay_time", Time, "when it was replayed from dead_letter; null for what came straight from Kafka"),
 ];
 
 /// Collects rows straight from borrowed messages into Arrow's buffers.
@@ -84,34 +86,46 @@ pub struct InferenceLogBuilder {
 #[derive(Debug)]
 pub(super) struct OriginBuilder {
     topic: StringBuilder,
+    topic_id: StringBuilder,
     partition: Int32Builder,
     offset: Int64Builder,
     time: TimestampMicrosecondBuilder,
     ingest_time: TimestampMicrosecondBuilder,
+    replay_time: TimestampMicrosecondBuilder,
 }
 
 impl OriginBuilder {
     pub(super) fn new() -> Self {
         Self {
             topic: StringBuilder::new(),
+            topic_id: StringBuilder::new(),
             partition: Int32Builder::new(),
             offset: Int64Builder::new(),
             time: time_builder(),
             ingest_time: time_builder(),
+            replay_time: time_builder(),
         }
     }
 
     pub(super) fn append(&mut self, origin: &Origin<'_>) {
         self.topic.append_value(origin.topic);
+        self.topic_id.append_value(origin.topic_id);
         self.partition.append_value(origin.partition);
         self.offset.append_value(origin.offset);
         self.time.append_option(origin.time.map(crate::domain::Timestamp::micros));
         self.ingest_time.append_value(origin.ingest_time.micros());
+        self.replay_time.append_option(origin.replay_time.map(crate::domain::Timestamp::micros));
     }
 
-    pub(super) fn finish(&mut self) -> [arrow::array::ArrayRef; 5] {
+    /// What tables of rows have beside the columns of [`Self::finish`]: a dead letter is never replayed as one.
+    pub(super) fn finish_replay_time(&mut self) -> arrow::array::ArrayRef {
+        Arc::new(self.replay_time.finish())
+    }
+
+    pub(super) fn finish(&mut self) -> [arrow::array::ArrayRef; 6] {
         [
             Arc::new(self.topic.finish()),
+            Arc::new(self.topic_id.finish()),
             Arc::new(self.partition.finish()),
             Arc::new(self.offset.finish()),
             Arc::new(self.time.finish()),
@@ -224,6 +238,7 @@ impl InferenceLogBuilder {
             Arc::new(self.stream.finish()),
         ];
         columns.extend(self.origin.finish());
+        columns.push(self.origin.finish_replay_time());
         batch(TableName::InferenceLog, columns)
     }
 }
