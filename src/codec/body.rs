@@ -1,197 +1,374 @@
 //! What a flywheel needs from OpenAI bodies: chat completions, text completions, the Responses API, embeddings.
 //!
 //! Everything is optional and nothing is an error: a body that is odd gives fewer values. Content follows OpenAI's
-//! documented shapes; multi-part content is its text parts joined by a line break.
+//! documented shapes; multi-part content is its text parts joined by a line break. A body is read in one pass, and a text is
+//! copied once: escaped as it came it goes into the canonical messages, because that is nearly always their form too.
 
-use super::field::string;
-use crate::domain::{ChatMessage, PromptHash, VersionRef, canonical_json};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use super::field::raw_fields;
+use super::scan::{Scan, Text};
+use crate::domain::{PromptHash, VersionRef, push_canonical};
+use std::borrow::Cow;
 
 /// Values that a request and its response give.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Derived {
+pub(super) struct Derived<'a> {
     pub(super) operation: Option<&'static str>,
-    pub(super) model: Option<String>,
-    pub(super) model_version: Option<String>,
-    pub(super) messages: Option<String>,
-    pub(super) prompt: Option<String>,
-    pub(super) prompt_hash: Option<String>,
-    pub(super) completion: Option<String>,
-    pub(super) finish_reason: Option<String>,
+    pub(super) model: Option<Cow<'a, str>>,
+    pub(super) model_version: Option<Cow<'a, str>>,
+    pub(super) messages: Option<Cow<'a, str>>,
+    pub(super) prompt: Option<Cow<'a, str>>,
+    pub(super) prompt_hash: Option<Cow<'a, str>>,
+    pub(super) completion: Option<Cow<'a, str>>,
+    pub(super) finish_reason: Option<Cow<'a, str>>,
     pub(super) input_tokens: Option<i64>,
     pub(super) output_tokens: Option<i64>,
     pub(super) stream: Option<bool>,
 }
 
-#[derive(Deserialize, Default)]
-struct Request<'a> {
-    #[serde(borrow)]
-    model: Option<&'a RawValue>,
-    #[serde(borrow)]
-    messages: Option<&'a RawValue>,
-    #[serde(borrow)]
-    prompt: Option<&'a RawValue>,
-    #[serde(borrow)]
-    input: Option<&'a RawValue>,
-    #[serde(borrow)]
-    instructions: Option<&'a RawValue>,
-    #[serde(borrow)]
-    stream: Option<&'a RawValue>,
-    #[serde(borrow)]
-    encoding_format: Option<&'a RawValue>,
-    #[serde(borrow)]
-    dimensions: Option<&'a RawValue>,
+raw_fields!(
+    /// A request's fields that are read only where they are needed.
+    Asked { model, messages, prompt, input, instructions, stream, encoding_format, dimensions }
+);
+
+raw_fields!(
+    /// A response's fields that are read only where they are needed.
+    Answered { object, model, choices, output, status, usage }
+);
+
+raw_fields!(
+    /// A count of tokens, as chat completions and as the Responses API name it.
+    Usage { prompt_tokens, completion_tokens, input_tokens, output_tokens }
+);
+
+/// A request body.
+#[derive(Debug, Default)]
+pub(super) struct Request<'a> {
+    fields: Asked<'a>,
+    turns: Option<Turns<'a>>,
 }
 
-#[derive(Deserialize, Default)]
-struct Response<'a> {
-    #[serde(borrow)]
-    object: Option<&'a RawValue>,
-    #[serde(borrow)]
-    model: Option<&'a RawValue>,
-    #[serde(borrow)]
-    choices: Option<&'a RawValue>,
-    #[serde(borrow)]
-    output: Option<&'a RawValue>,
-    #[serde(borrow)]
-    status: Option<&'a RawValue>,
-    #[serde(borrow)]
-    usage: Option<&'a RawValue>,
+/// A response body.
+#[derive(Debug, Default)]
+pub(super) struct Response<'a> {
+    fields: Answered<'a>,
+    choice: Option<Choice<'a>>,
 }
 
-#[derive(Deserialize)]
+/// The turns of a conversation as canonical JSON, and the last one of a user.
+#[derive(Debug, Default)]
+struct Turns<'a> {
+    canonical: String,
+    last_user: Option<Text<'a>>,
+}
+
+/// The first choice.
+#[derive(Debug, Default)]
 struct Choice<'a> {
-    #[serde(borrow)]
-    message: Option<&'a RawValue>,
-    #[serde(borrow)]
-    text: Option<&'a RawValue>,
-    #[serde(borrow)]
-    finish_reason: Option<&'a RawValue>,
+    content: Option<Text<'a>>,
+    text: Option<Text<'a>>,
+    finish_reason: Option<Text<'a>>,
 }
 
 /// A message of a request or a response; also an item of the Responses API.
-#[derive(Deserialize)]
+#[derive(Debug, Default)]
 struct Turn<'a> {
-    #[serde(borrow)]
-    role: Option<&'a RawValue>,
-    #[serde(borrow)]
-    content: Option<&'a RawValue>,
+    role: Option<Text<'a>>,
+    content: Option<Text<'a>>,
 }
 
-#[derive(Deserialize)]
-struct Part<'a> {
-    #[serde(borrow)]
-    text: Option<&'a RawValue>,
+impl<'a> Request<'a> {
+    /// The request in a text of its own; an empty one where it is odd.
+    pub(super) fn of(text: &'a str) -> Self {
+        whole(text, Self::read).unwrap_or_default()
+    }
+
+    pub(super) fn read(scan: &mut Scan<'a>) -> Option<Self> {
+        let mut request = Self::default();
+        scan.object(|scan, key| {
+            let raw = if key == "messages" {
+                let (raw, turns) = scan.both(Turns::read)?;
+                request.turns = turns;
+                raw
+            } else {
+                scan.value()?
+            };
+            once(request.fields.slot(key), raw)
+        })?;
+        request.fields = request.fields.without_nulls();
+        Some(request)
+    }
+
+    /// The operation, and the turns where it has any.
+    fn asked(self, response_object: Option<&str>) -> (Option<&'static str>, Option<Turns<'a>>) {
+        let fields = self.fields;
+        if fields.messages.is_some() {
+            return (Some("chat"), self.turns.filter(|turns| !turns.is_empty()));
+        }
+        if let Some(prompt) = fields.prompt {
+            return (Some("text_completion"), whole(prompt, content).map(|text| Turns::default().user(text)));
+        }
+        let Some(input) = fields.input else { return (None, None) };
+        if fields.encoding_format.is_some() || fields.dimensions.is_some() || response_object == Some("list") {
+            return (Some("embeddings"), None);
+        }
+        let mut turns = Turns::default();
+        if let Some(system) = fields.instructions.and_then(text) {
+            turns.push(&Text::Canonical("system"), system);
+        }
+        let turns = match text(input) {
+            Some(text) => Some(turns.user(text)),
+            None => whole(input, |scan| turns.extend(scan)),
+        };
+        (Some("chat"), turns.filter(|turns| !turns.is_empty()))
+    }
 }
 
-#[derive(Deserialize)]
-struct Usage<'a> {
-    #[serde(borrow)]
-    prompt_tokens: Option<&'a RawValue>,
-    #[serde(borrow)]
-    completion_tokens: Option<&'a RawValue>,
-    #[serde(borrow)]
-    input_tokens: Option<&'a RawValue>,
-    #[serde(borrow)]
-    output_tokens: Option<&'a RawValue>,
+impl<'a> Turns<'a> {
+    fn read(scan: &mut Scan<'a>) -> Option<Self> {
+        Self::default().extend(scan)
+    }
+
+    /// Adds the turns of an array; those without a role do not count.
+    fn extend(mut self, scan: &mut Scan<'a>) -> Option<Self> {
+        self.canonical.reserve(scan.left());
+        scan.array(|scan| {
+            let turn = Turn::read(scan)?;
+            if let Some(role) = turn.role {
+                self.push(&role, turn.content.unwrap_or(Text::Canonical("")));
+            }
+            Some(())
+        })?;
+        Some(self)
+    }
+
+    fn user(mut self, content: Text<'a>) -> Self {
+        self.push(&Text::Canonical("user"), content);
+        self
+    }
+
+    fn push(&mut self, role: &Text<'a>, content: Text<'a>) {
+        let out = &mut self.canonical;
+        out.push_str(if out.is_empty() { "[{\"role\":\"" } else { ",{\"role\":\"" });
+        push(out, role);
+        out.push_str("\",\"content\":\"");
+        push(out, &content);
+        out.push_str("\"}");
+        if role.is("user") {
+            self.last_user = Some(content);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.canonical.is_empty()
+    }
+
+    fn finish(mut self) -> (String, Option<Text<'a>>) {
+        self.canonical.push(']');
+        (self.canonical, self.last_user)
+    }
 }
 
-pub(super) fn derive(request: &str, response: Option<&str>) -> Derived {
-    let request: Request<'_> = serde_json::from_str(request).unwrap_or_default();
-    let response: Response<'_> = response.and_then(|r| serde_json::from_str(r).ok()).unwrap_or_default();
-    let (operation, messages) = asked(&request, text(response.object).as_deref());
-    let json = messages.as_deref().map(canonical_json);
-    let (completion, finish_reason) = answered(&response);
-    let (input_tokens, output_tokens) = tokens(&response);
-    let served = text(response.model);
+impl<'a> Turn<'a> {
+    fn read(scan: &mut Scan<'a>) -> Option<Self> {
+        let (mut role, mut inner) = (None, None);
+        scan.object(|scan, key| match key {
+            "role" => first(&mut role, scan.attempt(Scan::text)?),
+            "content" => first(&mut inner, scan.attempt(content)?),
+            _ => scan.value().map(drop),
+        })?;
+        Some(Self { role: role.flatten(), content: inner.flatten() })
+    }
+}
+
+impl<'a> Response<'a> {
+    /// The response in a text of its own; an empty one where it is odd.
+    pub(super) fn of(text: &'a str) -> Self {
+        whole(text, Self::read).unwrap_or_default()
+    }
+
+    pub(super) fn read(scan: &mut Scan<'a>) -> Option<Self> {
+        let mut response = Self::default();
+        scan.object(|scan, key| {
+            let raw = if key == "choices" {
+                let (raw, choice) = scan.both(Choice::first)?;
+                response.choice = choice.flatten();
+                raw
+            } else {
+                scan.value()?
+            };
+            once(response.fields.slot(key), raw)
+        })?;
+        response.fields = response.fields.without_nulls();
+        Some(response)
+    }
+
+    /// What was answered, and why the model stopped.
+    fn answered(self) -> (Option<Cow<'a, str>>, Option<Cow<'a, str>>) {
+        if let Some(choice) = self.choice {
+            return (choice.content.or(choice.text).and_then(Text::plain), choice.finish_reason.and_then(Text::plain));
+        }
+        let mut texts = Vec::new();
+        let read = self.fields.output.and_then(|output| {
+            whole(output, |scan| {
+                scan.array(|scan| {
+                    texts.extend(Turn::read(scan)?.content.and_then(Text::plain));
+                    Some(())
+                })
+            })
+        });
+        if read.is_none() {
+            return (None, None);
+        }
+        (joined(texts), self.fields.status.and_then(text).and_then(Text::plain))
+    }
+}
+
+impl<'a> Choice<'a> {
+    /// The first of an array of choices, all of which have to be objects.
+    fn first(scan: &mut Scan<'a>) -> Option<Option<Self>> {
+        let mut found = None;
+        scan.array(|scan| {
+            let choice = Self::read(scan)?;
+            found.get_or_insert(choice);
+            Some(())
+        })?;
+        Some(found)
+    }
+
+    fn read(scan: &mut Scan<'a>) -> Option<Self> {
+        let (mut message, mut text, mut finish_reason) = (None, None, None);
+        scan.object(|scan, key| match key {
+            "message" => first(&mut message, scan.attempt(Turn::read)?),
+            "text" => first(&mut text, scan.attempt(Scan::text)?),
+            "finish_reason" => first(&mut finish_reason, scan.attempt(Scan::text)?),
+            _ => scan.value().map(drop),
+        })?;
+        let content = message.flatten().and_then(|turn: Turn<'_>| turn.content);
+        Some(Self { content, text: text.flatten(), finish_reason: finish_reason.flatten() })
+    }
+}
+
+/// What a request and its response give together.
+pub(super) fn derive<'a>(request: Request<'a>, response: Response<'a>) -> Derived<'a> {
+    let string = |raw: Option<&'a str>| raw.and_then(text).and_then(Text::plain);
+    let (input_tokens, output_tokens) = tokens(response.fields.usage);
+    let served = string(response.fields.model);
+    let object = string(response.fields.object);
+    let (asked_model, stream) = (string(request.fields.model), request.fields.stream);
+    let (operation, turns) = request.asked(object.as_deref());
+    let (messages, last_user) = turns.map(Turns::finish).unzip();
+    let (completion, finish_reason) = response.answered();
     Derived {
         operation,
         model_version: served.clone().filter(|m| m.parse::<VersionRef>().is_ok()),
-        model: text(request.model).or(served),
-        prompt: messages.as_deref().and_then(last_user_turn),
-        prompt_hash: json.as_deref().map(|json| PromptHash::of_canonical(json).to_string()),
-        messages: json,
+        model: asked_model.or(served),
+        prompt: last_user.flatten().and_then(Text::plain),
+        prompt_hash: messages.as_deref().map(|json| PromptHash::of_canonical(json).to_string().into()),
+        messages: messages.map(Cow::Owned),
         completion,
         finish_reason,
         input_tokens,
         output_tokens,
-        stream: request.stream.and_then(|raw| raw.get().parse().ok()),
+        stream: stream.and_then(|raw| raw.parse().ok()),
     }
 }
 
-/// The operation, and the turns where it has any.
-fn asked(request: &Request<'_>, response_object: Option<&str>) -> (Option<&'static str>, Option<Vec<ChatMessage>>) {
-    if let Some(messages) = request.messages {
-        return (Some("chat"), turns(messages).filter(|m| !m.is_empty()));
+impl Derived<'_> {
+    /// Values of their own, for bodies that end before the row does.
+    pub(super) fn into_owned(self) -> Derived<'static> {
+        fn own(value: Option<Cow<'_, str>>) -> Option<Cow<'static, str>> {
+            value.map(|text| Cow::Owned(text.into_owned()))
+        }
+        Derived {
+            operation: self.operation,
+            model: own(self.model),
+            model_version: own(self.model_version),
+            messages: own(self.messages),
+            prompt: own(self.prompt),
+            prompt_hash: own(self.prompt_hash),
+            completion: own(self.completion),
+            finish_reason: own(self.finish_reason),
+            input_tokens: self.input_tokens,
+            output_tokens: self.output_tokens,
+            stream: self.stream,
+        }
     }
-    if let Some(prompt) = request.prompt {
-        return (Some("text_completion"), content(prompt).map(|text| vec![ChatMessage::user(text)]));
-    }
-    let Some(input) = request.input else { return (None, None) };
-    let embeds = request.encoding_format.is_some() || request.dimensions.is_some() || response_object == Some("list");
-    if embeds {
-        return (Some("embeddings"), None);
-    }
-    let system = text(request.instructions).map(|content| ChatMessage { role: "system".to_owned(), content });
-    let given = string(input.get()).map(|text| vec![ChatMessage::user(text)]).or_else(|| turns(input));
-    let all = given.map(|turns| system.into_iter().chain(turns).collect::<Vec<_>>());
-    (Some("chat"), all.filter(|m| !m.is_empty()))
 }
 
-/// What was answered, and why the model stopped.
-fn answered(response: &Response<'_>) -> (Option<String>, Option<String>) {
-    if let Some(choice) = response.choices.and_then(items::<Choice<'_>>).and_then(|c| c.into_iter().next()) {
-        let message: Option<Turn<'_>> = choice.message.and_then(|raw| serde_json::from_str(raw.get()).ok());
-        let completion = message.and_then(|m| m.content).and_then(content).or_else(|| text(choice.text));
-        return (completion, text(choice.finish_reason));
+fn tokens(usage: Option<&str>) -> (Option<i64>, Option<i64>) {
+    let mut fields = Usage::default();
+    let usage = usage.and_then(|raw| {
+        whole(raw, |scan| {
+            scan.object(|scan, key| {
+                let raw = scan.value()?;
+                once(fields.slot(key), raw)
+            })
+        })
+    });
+    if usage.is_none() {
+        return (None, None);
     }
-    let Some(output) = response.output.and_then(items::<Turn<'_>>) else { return (None, None) };
-    let texts: Vec<String> = output.into_iter().filter_map(|item| item.content.and_then(content)).collect();
-    ((!texts.is_empty()).then(|| texts.join("\n")), text(response.status))
-}
-
-fn tokens(response: &Response<'_>) -> (Option<i64>, Option<i64>) {
-    let usage: Option<Usage<'_>> = response.usage.and_then(|raw| serde_json::from_str(raw.get()).ok());
-    let Some(usage) = usage else { return (None, None) };
-    let number = |raw: Option<&RawValue>| raw.and_then(|raw| raw.get().parse::<i64>().ok());
+    let fields = fields.without_nulls();
+    let number = |raw: Option<&str>| raw.and_then(|raw| raw.parse::<i64>().ok());
     (
-        number(usage.prompt_tokens).or_else(|| number(usage.input_tokens)),
-        number(usage.completion_tokens).or_else(|| number(usage.output_tokens)),
+        number(fields.prompt_tokens).or_else(|| number(fields.input_tokens)),
+        number(fields.completion_tokens).or_else(|| number(fields.output_tokens)),
     )
 }
 
-fn last_user_turn(messages: &[ChatMessage]) -> Option<String> {
-    messages.iter().rfind(|m| m.role == "user").map(|m| m.content.clone())
-}
-
-fn turns(raw: &RawValue) -> Option<Vec<ChatMessage>> {
-    let turns: Vec<Turn<'_>> = items(raw)?;
-    let message = |turn: Turn<'_>| {
-        let role = text(turn.role)?;
-        Some(ChatMessage { role, content: turn.content.and_then(content).unwrap_or_default() })
-    };
-    Some(turns.into_iter().filter_map(message).collect())
-}
-
 /// A string, an array of strings, or an array of parts whose texts count.
-fn content(raw: &RawValue) -> Option<String> {
-    if let Some(text) = string(raw.get()) {
-        return Some(text.into_owned());
+fn content<'a>(scan: &mut Scan<'a>) -> Option<Text<'a>> {
+    if scan.peek()? == b'"' {
+        return scan.text();
     }
-    let items: Vec<&RawValue> = serde_json::from_str(raw.get()).ok()?;
-    let part = |raw: &&RawValue| match string(raw.get()) {
-        Some(text) => Some(text.into_owned()),
-        None => serde_json::from_str::<Part<'_>>(raw.get()).ok().and_then(|part| text(part.text)),
-    };
-    let texts: Vec<String> = items.iter().filter_map(part).collect();
-    (!texts.is_empty()).then(|| texts.join("\n"))
+    let mut texts = Vec::new();
+    scan.array(|scan| {
+        texts.extend(scan.attempt(part)?.flatten().and_then(Text::plain));
+        Some(())
+    })?;
+    joined(texts).map(Text::Plain)
 }
 
-fn items<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<Vec<T>> {
-    serde_json::from_str(raw.get()).ok()
+/// A string, or an object with a `text`.
+fn part<'a>(scan: &mut Scan<'a>) -> Option<Option<Text<'a>>> {
+    if scan.peek()? == b'"' {
+        return scan.text().map(Some);
+    }
+    let mut text = None;
+    scan.object(|scan, key| match key {
+        "text" => first(&mut text, scan.attempt(Scan::text)?),
+        _ => scan.value().map(drop),
+    })?;
+    Some(text.flatten())
 }
 
-fn text(raw: Option<&RawValue>) -> Option<String> {
-    raw.and_then(|raw| string(raw.get())).map(std::borrow::Cow::into_owned)
+fn joined<'a>(texts: Vec<Cow<'a, str>>) -> Option<Cow<'a, str>> {
+    (!texts.is_empty()).then(|| texts.join("\n").into())
+}
+
+/// A text that is one value, read whole.
+fn whole<'a, T>(json: &'a str, read: impl FnOnce(&mut Scan<'a>) -> Option<T>) -> Option<T> {
+    let mut scan = Scan::new(json);
+    let found = read(&mut scan)?;
+    scan.end().map(|()| found)
+}
+
+fn text(raw: &str) -> Option<Text<'_>> {
+    whole(raw, Scan::text)
+}
+
+fn push(out: &mut String, text: &Text<'_>) {
+    match text {
+        Text::Canonical(inner) => out.push_str(inner),
+        Text::Plain(text) => push_canonical(out, text),
+    }
+}
+
+/// Fills a field that may come once; an object that has it twice is odd.
+fn first<T>(slot: &mut Option<T>, value: T) -> Option<()> {
+    slot.replace(value).is_none().then_some(())
+}
+
+fn once<'a>(slot: Option<&mut Option<&'a str>>, raw: &'a str) -> Option<()> {
+    slot.is_none_or(|slot| slot.replace(raw).is_none()).then_some(())
 }

@@ -1,34 +1,31 @@
 //! A user's signal on a logged call (`schemas/feedback.v1.json`).
 
 use super::fault::Fault;
-use super::field::{Field, object};
+use super::field::{Field, Member, object, raw_fields};
 use super::schema::FEEDBACK_V1;
 use crate::domain::{DeadLetterCode, FeedbackRow};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
-#[derive(Deserialize)]
-struct Wire<'a> {
-    #[serde(borrow)]
-    schema: Option<&'a RawValue>,
-    #[serde(borrow)]
-    feedback_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    request_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    feedback_time: Option<&'a RawValue>,
-    #[serde(borrow)]
-    thumb: Option<&'a RawValue>,
-    #[serde(borrow)]
-    score: Option<&'a RawValue>,
-    #[serde(borrow)]
-    text: Option<&'a RawValue>,
-    #[serde(borrow)]
-    requester: Option<&'a RawValue>,
+raw_fields!(
+    /// Every field that a signal has; others are tolerated.
+    Wire { schema, feedback_id, request_id, feedback_time, thumb, score, text, requester }
+);
+
+fn wire(text: &str) -> Result<Wire<'_>, Fault> {
+    let mut wire = Wire::default();
+    object(text, |scan, key| {
+        let raw = scan.value()?;
+        match wire.slot(key) {
+            Some(Some(_)) => return Some(Member::Twice),
+            Some(slot) => *slot = Some(raw),
+            None => {}
+        }
+        Some(Member::Taken)
+    })?;
+    Ok(wire.without_nulls())
 }
 
 pub(super) fn decode(text: &str) -> Result<FeedbackRow<'_>, Fault> {
-    let wire: Wire<'_> = object(text)?;
+    let wire = wire(text)?;
     let schema = Field::new("schema", wire.schema).text()?;
     if schema.as_deref() != Some(FEEDBACK_V1.name) {
         let found = schema.map_or_else(|| "missing".to_owned(), |s| format!("\"{s}\""));
@@ -51,9 +48,9 @@ pub(super) fn decode(text: &str) -> Result<FeedbackRow<'_>, Fault> {
     Ok(row)
 }
 
-fn thumb(raw: Option<&RawValue>) -> Result<Option<bool>, Fault> {
+fn thumb(raw: Option<&str>) -> Result<Option<bool>, Fault> {
     let field = Field::new("thumb", raw);
-    match raw.map(RawValue::get) {
+    match raw {
         Some(json) if json.starts_with('"') => match field.text()?.as_deref() {
             Some("up") => Ok(Some(true)),
             Some("down") => Ok(Some(false)),

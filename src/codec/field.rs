@@ -1,39 +1,95 @@
 //! One field of a message: its raw JSON to a typed value, or a fault that names it.
 
 use super::fault::Fault;
+use super::scan::{Scan, unescape};
 use crate::domain::{DeadLetterCode, Timestamp};
-use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::error::Category;
-use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 /// Times outside are taken for a mistake of unit: seconds or microseconds where milliseconds belong.
 const TIMES: std::ops::Range<&str> = "2000-01-01T00:00:00Z".."2200-01-01T00:00:00Z";
 const TIME: &str = "RFC 3339, `YYYY-MM-DD HH:MM:SS` or epoch milliseconds";
 
-/// The top level of a message as a struct of raw fields.
-pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Fault> {
-    serde_json::from_str(text).map_err(|e| match e.classify() {
-        Category::Data if text.trim_start().starts_with('{') => {
-            Fault::new(DeadLetterCode::WrongValue, format!("the message's object is malformed: {e}"))
+/// Reads the top level of a message; `member` is given each key, must go past its value, and answers whether the key is
+/// one that may come once and came before.
+pub(super) fn object<'a>(
+    text: &'a str,
+    mut member: impl FnMut(&mut Scan<'a>, &str) -> Option<Member>,
+) -> Result<(), Fault> {
+    let (mut scan, mut twice) = (Scan::new(text), None);
+    let read = scan.object(|scan, key| match member(scan, key)? {
+        Member::Taken => Some(()),
+        Member::Twice => {
+            twice = Some(format!("the message's object is malformed: duplicate field `{}`", beginning(key)));
+            None
         }
-        Category::Data => {
+    });
+    match (read.and_then(|()| scan.end()), twice) {
+        (Some(()), _) => Ok(()),
+        (None, Some(reason)) => Err(Fault::new(DeadLetterCode::WrongValue, reason)),
+        (None, None) => Err(not_an_object(text)),
+    }
+}
+
+/// What became of one member of an object.
+pub(super) enum Member {
+    /// It was read, or is none of ours.
+    Taken,
+    /// It came before.
+    Twice,
+}
+
+/// Why a text is not a JSON object. Only now is `serde_json` asked, because it knows the line and the column.
+fn not_an_object(text: &str) -> Fault {
+    match serde_json::from_str::<HashMap<String, IgnoredAny>>(text) {
+        Err(e) if e.classify() == Category::Data && !text.trim_start().starts_with('{') => {
             let found = kind(text.trim_start());
             Fault::new(DeadLetterCode::UnknownFormat, format!("the message is {found}; a JSON object is expected"))
         }
-        _ => Fault::new(DeadLetterCode::NotJson, format!("the message is not JSON: {e}")),
-    })
+        Err(e) => Fault::new(DeadLetterCode::NotJson, format!("the message is not JSON: {e}")),
+        Ok(_) => Fault::new(DeadLetterCode::NotJson, "the message is not JSON"),
+    }
 }
+
+/// Declares the raw fields of an object, each of which may come once; `null` and absent are the same.
+macro_rules! raw_fields {
+    ($(#[$about:meta])* $name:ident { $($field:ident),* $(,)? }) => {
+        $(#[$about])*
+        #[derive(Debug, Default)]
+        pub(super) struct $name<'a> {
+            $(pub(super) $field: Option<&'a str>,)*
+        }
+
+        impl<'a> $name<'a> {
+            /// The place of a key's value; nothing where the key is none of these.
+            pub(super) fn slot(&mut self, key: &str) -> Option<&mut Option<&'a str>> {
+                match key {
+                    $(stringify!($field) => Some(&mut self.$field),)*
+                    _ => None,
+                }
+            }
+
+            /// To be called when all is read: only now is `null` no value any more.
+            pub(super) fn without_nulls(mut self) -> Self {
+                $(self.$field = self.$field.filter(|raw| *raw != "null");)*
+                self
+            }
+        }
+    };
+}
+pub(super) use raw_fields;
 
 /// One named field; absent and `null` are the same.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Field<'a> {
     pub(super) name: &'static str,
-    pub(super) raw: Option<&'a RawValue>,
+    pub(super) raw: Option<&'a str>,
 }
 
 impl<'a> Field<'a> {
-    pub(super) fn new(name: &'static str, raw: Option<&'a RawValue>) -> Self {
+    pub(super) fn new(name: &'static str, raw: Option<&'a str>) -> Self {
         Self { name, raw }
     }
 
@@ -41,8 +97,8 @@ impl<'a> Field<'a> {
         Fault::new(DeadLetterCode::MissingField, format!("field `{}` is missing; {expected} is expected", self.name))
     }
 
-    fn wrong_type(&self, raw: &RawValue, expected: &str) -> Fault {
-        let reason = format!("field `{}` is {}; {expected} is expected", self.name, shown(raw.get()));
+    fn wrong_type(&self, raw: &str, expected: &str) -> Fault {
+        let reason = format!("field `{}` is {}; {expected} is expected", self.name, shown(raw));
         Fault::new(DeadLetterCode::WrongType, reason)
     }
 
@@ -54,9 +110,9 @@ impl<'a> Field<'a> {
     /// A string.
     pub(super) fn text(&self) -> Result<Option<Cow<'a, str>>, Fault> {
         let Some(raw) = self.raw else { return Ok(None) };
-        match string(raw.get()) {
+        match string(raw) {
             Some(text) => Ok(Some(text)),
-            None if raw.get().starts_with('"') => Err(self.wrong_value(raw.get(), "a string of Unicode characters")),
+            None if raw.starts_with('"') => Err(self.wrong_value(raw, "a string of Unicode characters")),
             None => Err(self.wrong_type(raw, "a string")),
         }
     }
@@ -70,10 +126,10 @@ impl<'a> Field<'a> {
     /// A whole number.
     pub(super) fn long(&self) -> Result<Option<i64>, Fault> {
         let Some(raw) = self.raw else { return Ok(None) };
-        let number = raw.get().parse::<i64>().ok().or_else(|| whole(raw.get().parse::<f64>().ok()?));
+        let number = raw.parse::<i64>().ok().or_else(|| whole(raw.parse::<f64>().ok()?));
         match number {
             Some(number) => Ok(Some(number)),
-            None if is_number(raw.get()) => Err(self.wrong_value(raw.get(), "a whole number of 64 bits")),
+            None if is_number(raw) => Err(self.wrong_value(raw, "a whole number of 64 bits")),
             None => Err(self.wrong_type(raw, "a whole number")),
         }
     }
@@ -87,52 +143,55 @@ impl<'a> Field<'a> {
     /// A number from 0 to 1.
     pub(super) fn fraction(&self) -> Result<Option<f64>, Fault> {
         let Some(raw) = self.raw else { return Ok(None) };
-        match raw.get().parse::<f64>() {
-            Ok(number) if is_number(raw.get()) && (0.0..=1.0).contains(&number) => Ok(Some(number)),
-            _ if is_number(raw.get()) => Err(self.wrong_value(raw.get(), "a number from 0 to 1")),
+        match raw.parse::<f64>() {
+            Ok(number) if is_number(raw) && (0.0..=1.0).contains(&number) => Ok(Some(number)),
+            _ if is_number(raw) => Err(self.wrong_value(raw, "a number from 0 to 1")),
             _ => Err(self.wrong_type(raw, "a number from 0 to 1")),
         }
     }
 
     /// `true` or `false`.
     pub(super) fn boolean(&self) -> Result<Option<bool>, Fault> {
-        match self.raw.map(|raw| (raw, raw.get())) {
+        match self.raw {
             None => Ok(None),
-            Some((_, "true")) => Ok(Some(true)),
-            Some((_, "false")) => Ok(Some(false)),
-            Some((raw, _)) => Err(self.wrong_type(raw, "true or false")),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(raw) => Err(self.wrong_type(raw, "true or false")),
         }
     }
 
     /// An array of strings; none where it is absent.
     pub(super) fn texts(&self) -> Result<Vec<Cow<'a, str>>, Fault> {
         let Some(raw) = self.raw else { return Ok(Vec::new()) };
-        let items: Option<Vec<&'a RawValue>> = serde_json::from_str(raw.get()).ok();
-        let texts = items.and_then(|items| items.into_iter().map(|item| string(item.get())).collect());
+        let mut texts = Vec::new();
+        let read = Scan::new(raw).array(|scan| {
+            texts.push(scan.text()?.plain()?);
+            Some(())
+        });
+        let texts = read.map(|()| texts);
         texts.ok_or_else(|| self.wrong_type(raw, "an array of strings"))
     }
 
     /// A point in time, which must be there.
     pub(super) fn time(&self) -> Result<Timestamp, Fault> {
         let raw = self.raw.ok_or_else(|| self.missing(&format!("a time ({TIME})")))?;
-        let time = match string(raw.get()) {
+        let time = match string(raw) {
             Some(text) => Timestamp::parse(&text),
-            None if is_number(raw.get()) => {
-                let millis = raw.get().parse::<i64>().ok().or_else(|| whole(raw.get().parse::<f64>().ok()?.trunc()));
+            None if is_number(raw) => {
+                let millis = raw.parse::<i64>().ok().or_else(|| whole(raw.parse::<f64>().ok()?.trunc()));
                 millis.map(Timestamp::from_millis)
             }
             None => return Err(self.wrong_type(raw, &format!("a time ({TIME})"))),
         };
         let bound = |text: &str| Timestamp::parse(text).expect("the bounds are RFC 3339");
         time.filter(|t| (bound(TIMES.start)..bound(TIMES.end)).contains(t))
-            .ok_or_else(|| self.wrong_value(raw.get(), &format!("a time between 2000 and 2200 ({TIME})")))
+            .ok_or_else(|| self.wrong_value(raw, &format!("a time between 2000 and 2200 ({TIME})")))
     }
 }
 
 /// The value of a JSON string, borrowed where it has no escape; nothing where the JSON is no string.
 pub(super) fn string(json: &str) -> Option<Cow<'_, str>> {
-    let inner = json.strip_prefix('"')?.strip_suffix('"')?;
-    if inner.contains('\\') { serde_json::from_str(json).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
+    unescape(json.strip_prefix('"')?.strip_suffix('"')?)
 }
 
 fn is_number(json: &str) -> bool {
@@ -158,10 +217,14 @@ fn kind(json: &str) -> &'static str {
 
 /// A value as a reason shows it: its kind, and its beginning where that is short enough to help.
 fn shown(json: &str) -> String {
+    format!("{} ({})", kind(json), beginning(json))
+}
+
+fn beginning(text: &str) -> String {
     const SHOWN_CHARS_MAX: usize = 60;
-    let mut beginning: String = json.chars().take(SHOWN_CHARS_MAX).collect();
-    if beginning.len() < json.len() {
+    let mut beginning: String = text.chars().take(SHOWN_CHARS_MAX).collect();
+    if beginning.len() < text.len() {
         beginning.push('…');
     }
-    format!("{} ({beginning})", kind(json))
+    beginning
 }

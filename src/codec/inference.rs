@@ -3,60 +3,60 @@
 //!
 //! The row's own fields must be right. The bodies may be odd: what cannot be derived from them is absent.
 
-use super::body::{self, Derived};
+use super::body::{self, Derived, Request, Response};
 use super::fault::Fault;
-use super::field::{Field, object};
+use super::field::{Field, Member, object, raw_fields};
+use super::scan::Scan;
 use super::schema::INFERENCE_LOG_V1;
 use crate::domain::{DeadLetterCode, InferenceRow, LOGGED_BYTES_MAX};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// Every field that either form has; others are tolerated.
-#[derive(Deserialize)]
-struct Wire<'a> {
-    #[serde(borrow)]
-    schema: Option<&'a RawValue>,
-    #[serde(borrow)]
-    request_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    databricks_request_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    client_request_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    request_time: Option<&'a RawValue>,
-    #[serde(borrow)]
-    timestamp_ms: Option<&'a RawValue>,
-    #[serde(borrow)]
-    status_code: Option<&'a RawValue>,
-    #[serde(borrow)]
-    sampling_fraction: Option<&'a RawValue>,
-    #[serde(borrow)]
-    execution_duration_ms: Option<&'a RawValue>,
-    #[serde(borrow)]
-    execution_time_ms: Option<&'a RawValue>,
-    #[serde(borrow)]
-    time_to_first_token_ms: Option<&'a RawValue>,
-    #[serde(borrow)]
-    served_entity_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    requester: Option<&'a RawValue>,
-    #[serde(borrow)]
-    operation: Option<&'a RawValue>,
-    #[serde(borrow)]
-    model: Option<&'a RawValue>,
-    #[serde(borrow)]
-    model_version: Option<&'a RawValue>,
-    #[serde(borrow)]
-    conversation_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    stream: Option<&'a RawValue>,
-    #[serde(borrow)]
-    logging_error_codes: Option<&'a RawValue>,
-    #[serde(borrow)]
-    request: Option<&'a RawValue>,
-    #[serde(borrow)]
-    response: Option<&'a RawValue>,
+raw_fields!(
+    /// Every field that either form has; others are tolerated.
+    Wire {
+        schema, request_id, databricks_request_id, client_request_id, request_time, timestamp_ms, status_code,
+        sampling_fraction, execution_duration_ms, execution_time_ms, time_to_first_token_ms, served_entity_id, requester,
+        operation, model, model_version, conversation_id, stream, logging_error_codes, request, response,
+    }
+);
+
+/// A message in one pass: its fields, and what is in its bodies where they are objects.
+#[derive(Default)]
+struct Message<'a> {
+    wire: Wire<'a>,
+    request: Option<Request<'a>>,
+    response: Option<Response<'a>>,
+}
+
+impl<'a> Message<'a> {
+    fn read(text: &'a str) -> Result<Self, Fault> {
+        let mut message = Self::default();
+        object(text, |scan, key| message.member(scan, key))?;
+        message.wire = message.wire.without_nulls();
+        Ok(message)
+    }
+
+    fn member(&mut self, scan: &mut Scan<'a>, key: &str) -> Option<Member> {
+        let raw = match key {
+            "request" => {
+                let (raw, body) = scan.both(Request::read)?;
+                self.request = body;
+                raw
+            }
+            "response" => {
+                let (raw, body) = scan.both(Response::read)?;
+                self.response = body;
+                raw
+            }
+            _ => scan.value()?,
+        };
+        match self.wire.slot(key) {
+            Some(Some(_)) => return Some(Member::Twice),
+            Some(slot) => *slot = Some(raw),
+            None => {}
+        }
+        Some(Member::Taken)
+    }
 }
 
 enum Form {
@@ -65,11 +65,17 @@ enum Form {
 }
 
 pub(super) fn decode(text: &str) -> Result<InferenceRow<'_>, Fault> {
-    let wire: Wire<'_> = object(text)?;
+    let Message { wire, request: asked, response: answered } = Message::read(text)?;
     let form = form(&wire)?;
     let mut codes = Field::new("logging_error_codes", wire.logging_error_codes).texts()?;
     let (request, response) = bodies(&form, &wire)?;
-    let derived = body::derive(&request, response.as_deref());
+    let derived = if wire.request.is_none_or(is_object) && wire.response.is_none_or(is_object) {
+        // What stands in the message itself was read with it.
+        body::derive(asked.unwrap_or_default(), answered.unwrap_or_default())
+    } else {
+        let answered = response.as_deref().map(Response::of).unwrap_or_default();
+        body::derive(Request::of(&request), answered).into_owned()
+    };
     let request = bounded(Some(request), "MAX_REQUEST_SIZE_EXCEEDED", &mut codes).unwrap_or(Cow::Borrowed("null"));
     let response = bounded(response, "MAX_RESPONSE_SIZE_EXCEEDED", &mut codes);
     row(&wire, request, response, codes, derived)
@@ -102,11 +108,11 @@ fn bodies<'a>(form: &Form, wire: &Wire<'a>) -> Result<(Cow<'a, str>, Option<Cow<
     match (form, wire.request) {
         (Form::Envelope, None) => Err(request.missing("the raw request body, an object,")),
         (Form::Plain, None) => Err(request.missing("the request body as a string of JSON")),
-        (Form::Envelope, Some(raw)) if !raw.get().starts_with('{') => Err(Fault::new(
-            DeadLetterCode::WrongType,
-            request.wrong_value(raw.get(), "the raw request body, an object,").reason,
-        )),
-        (Form::Envelope, Some(raw)) => Ok((Cow::Borrowed(raw.get()), wire.response.map(|r| Cow::Borrowed(r.get())))),
+        (Form::Envelope, Some(raw)) if !is_object(raw) => Err(Fault {
+            code: DeadLetterCode::WrongType,
+            ..request.wrong_value(raw, "the raw request body, an object,")
+        }),
+        (Form::Envelope, Some(raw)) => Ok((Cow::Borrowed(raw), wire.response.map(Cow::Borrowed))),
         (Form::Plain, Some(raw)) => {
             Ok((plain_body("request", raw)?, wire.response.map(|r| plain_body("response", r)).transpose()?))
         }
@@ -114,11 +120,15 @@ fn bodies<'a>(form: &Form, wire: &Wire<'a>) -> Result<(Cow<'a, str>, Option<Cow<
 }
 
 /// A plain row's body: a string of JSON, or the JSON itself where a producer left the quoting out.
-fn plain_body<'a>(name: &'static str, raw: &'a RawValue) -> Result<Cow<'a, str>, Fault> {
-    if raw.get().starts_with(['{', '[']) {
-        return Ok(Cow::Borrowed(raw.get()));
+fn plain_body<'a>(name: &'static str, raw: &'a str) -> Result<Cow<'a, str>, Fault> {
+    if raw.starts_with(['{', '[']) {
+        return Ok(Cow::Borrowed(raw));
     }
     Ok(Field::new(name, Some(raw)).text()?.unwrap_or_default())
+}
+
+fn is_object(raw: &str) -> bool {
+    raw.starts_with('{')
 }
 
 fn bounded<'a>(body: Option<Cow<'a, str>>, code: &'static str, codes: &mut Vec<Cow<'a, str>>) -> Option<Cow<'a, str>> {
@@ -134,10 +144,9 @@ fn row<'a>(
     request: Cow<'a, str>,
     response: Option<Cow<'a, str>>,
     logging_error_codes: Vec<Cow<'a, str>>,
-    derived: Derived,
+    derived: Derived<'a>,
 ) -> Result<InferenceRow<'a>, Fault> {
     let text = |name, raw| Field::new(name, raw).text();
-    let owned = |value: Option<String>| value.map(Cow::Owned);
     let id = match (wire.request_id, wire.databricks_request_id) {
         (None, Some(raw)) => Field::new("databricks_request_id", Some(raw)),
         (raw, _) => Field::new("request_id", raw),
@@ -163,14 +172,14 @@ fn row<'a>(
         served_entity_id: text("served_entity_id", wire.served_entity_id)?,
         requester: text("requester", wire.requester)?,
         operation: text("operation", wire.operation)?.or_else(|| derived.operation.map(Cow::Borrowed)),
-        model: text("model", wire.model)?.or_else(|| owned(derived.model)),
-        model_version: text("model_version", wire.model_version)?.or_else(|| owned(derived.model_version)),
+        model: text("model", wire.model)?.or(derived.model),
+        model_version: text("model_version", wire.model_version)?.or(derived.model_version),
         conversation_id: text("conversation_id", wire.conversation_id)?,
-        messages: owned(derived.messages),
-        prompt: owned(derived.prompt),
-        prompt_hash: owned(derived.prompt_hash),
-        completion: owned(derived.completion),
-        finish_reason: owned(derived.finish_reason),
+        messages: derived.messages,
+        prompt: derived.prompt,
+        prompt_hash: derived.prompt_hash,
+        completion: derived.completion,
+        finish_reason: derived.finish_reason,
         input_tokens: derived.input_tokens,
         output_tokens: derived.output_tokens,
         time_to_first_token_ms: Field::new("time_to_first_token_ms", wire.time_to_first_token_ms).long()?,

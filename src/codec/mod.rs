@@ -11,6 +11,7 @@ mod fault;
 mod feedback;
 mod field;
 mod inference;
+mod scan;
 pub mod schema;
 
 pub use encode::{EncodeError, Feedback, InferenceLog};

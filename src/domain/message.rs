@@ -26,30 +26,35 @@ pub fn canonical_json(messages: &[ChatMessage]) -> String {
         String::with_capacity(messages.iter().map(|m| m.role.len() + m.content.len() + 32).sum::<usize>() + 2);
     out.push('[');
     for (i, message) in messages.iter().enumerate() {
-        out.push_str(if i == 0 { "{\"role\":" } else { ",{\"role\":" });
-        push_string(&mut out, &message.role);
-        out.push_str(",\"content\":");
-        push_string(&mut out, &message.content);
-        out.push('}');
+        out.push_str(if i == 0 { "{\"role\":\"" } else { ",{\"role\":\"" });
+        push_canonical(&mut out, &message.role);
+        out.push_str("\",\"content\":\"");
+        push_canonical(&mut out, &message.content);
+        out.push_str("\"}");
     }
     out.push(']');
     out
 }
 
-fn push_string(out: &mut String, text: &str) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if u32::from(c) < 0x20 => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => out.push(c),
+/// Writes a text as it stands between the quotes of canonical JSON.
+pub fn push_canonical(out: &mut String, text: &str) {
+    let mut plain_from = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
+            continue;
+        }
+        out.push_str(&text[plain_from..at]);
+        plain_from = at + 1;
+        match byte {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\r' => out.push_str("\\r"),
+            b'\t' => out.push_str("\\t"),
+            control => out.push_str(&format!("\\u{control:04x}")),
         }
     }
-    out.push('"');
+    out.push_str(&text[plain_from..]);
 }
 
 #[cfg(test)]

@@ -93,7 +93,7 @@ impl Lake {
 
     async fn append_as(&self, name: TableName, transaction: Transaction, batch: RecordBatch) -> Result<()> {
         let mut table = self.fresh(name).await?;
-        let adds = log::write(&table, vec![batch]).await.map_err(Error::table(name, "write the rows"))?;
+        let adds = log::write(&table, name, vec![batch]).await.map_err(Error::table(name, "write the rows"))?;
         let mut pause = Duration::from_millis(50);
         for attempt in 1.. {
             let failed = match log::commit(&mut table, adds.clone(), vec![transaction.clone()]).await {

@@ -316,7 +316,7 @@ impl Offsets {
     }
 
     async fn write(&self, batches: Vec<RecordBatch>) -> Result<Vec<Add>> {
-        log::write(&self.table, batches).await.map_err(Error::table(self.name, "write the rows"))
+        log::write(&self.table, self.name, batches).await.map_err(Error::table(self.name, "write the rows"))
     }
 
     async fn commit(&mut self, adds: Vec<Add>, moved: &[(String, i64)]) -> Result<()> {

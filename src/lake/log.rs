@@ -7,8 +7,6 @@ use super::table::TableName;
 use arrow::array::RecordBatch;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake::kernel::{Action, Add, Transaction};
-use deltalake::parquet::basic::{Compression, ZstdLevel};
-use deltalake::parquet::file::properties::WriterProperties;
 use deltalake::protocol::{DeltaOperation, OutputMode, SaveMode};
 use deltalake::writer::{DeltaWriter, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
@@ -78,16 +76,12 @@ pub(super) fn version_of(table: &DeltaTable) -> i64 {
 /// Writes batches as Parquet files that no version refers to yet.
 pub(super) async fn write(
     table: &DeltaTable,
+    name: TableName,
     batches: Vec<RecordBatch>,
 ) -> std::result::Result<Vec<Add>, DeltaTableError> {
-    let level = ZstdLevel::try_new(3).expect("3 is a level of zstd");
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(level))
-        .set_created_by(concat!("pelton ", env!("CARGO_PKG_VERSION")).to_owned())
-        .build();
     let mut writer = RecordBatchWriter::for_table(table)?
         .with_target_file_size(FILE_BYTES_TARGET)
-        .with_writer_properties(properties);
+        .with_writer_properties(name.writer_properties());
     for batch in batches.into_iter().filter(|b| b.num_rows() > 0) {
         writer.write(batch).await?;
     }

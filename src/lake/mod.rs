@@ -14,6 +14,7 @@ mod column;
 mod committer;
 mod durable;
 mod error;
+mod layout;
 mod log;
 mod maintain;
 mod read;
