@@ -30,7 +30,7 @@ Held-out questions are of the side that users ask; a hash of the question decide
 them. It knows nothing but this shop, and is of no use for anything else.
 ",
         parameters = config.parameters(),
-        layers = config.layers,
+        layers = config.layers.len(),
         width = config.hidden_size,
         heads = config.heads,
         kv_heads = config.kv_heads,

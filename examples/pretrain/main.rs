@@ -16,7 +16,9 @@ use pelton::config::Explore;
 use pelton::demo::questions::{Dial, Question, Side, questions, statements};
 use pelton::demo::shop::{SHOP_SEED, Shop};
 use pelton::domain::{Prompt, Timestamp};
-use pelton::model::{AdamW, AdamWConfig, Decoder, Model, ModelConfig, Precision, PromptGroup, Rope, Weights};
+use pelton::model::{
+    AdamW, AdamWConfig, Decoder, LayerConfig, Model, ModelConfig, Options, Precision, PromptGroup, Rope, Weights,
+};
 use pelton::tao::explore::{answer_greedily, explore};
 use pelton::tao::score::{Limits, Scorer};
 use pelton::tao::{Watch, rng_seed};
@@ -79,7 +81,7 @@ fn main() -> anyhow::Result<()> {
     let shop = Shop::generate(SHOP_SEED);
     let data = Data::make(&shop, &recipe)?;
     let config = shape(data.tokens());
-    std::fs::write(recipe.out.join("config.json"), config.to_json())?;
+    std::fs::write(recipe.out.join("config.json"), config.to_json()?)?;
     println!(
         "{} parameters, {} labels, {} tokens in the vocabulary",
         config.parameters(),
@@ -102,12 +104,14 @@ fn shape(vocab_size: usize) -> ModelConfig {
         model_type: "llama".to_owned(),
         hidden_size: 224,
         intermediate_size: 576,
-        layers: 6,
+        layers: vec![LayerConfig::PLAIN; 6],
         heads: 8,
         kv_heads: 2,
         head_dim: 28,
         rms_norm_eps: 1e-5,
-        rope: Rope { theta: 10_000.0, llama3: None },
+        rope: Rope::plain(10_000.0),
+        local_rope: None,
+        options: Options::llama(28),
         tie_word_embeddings: true,
         vocab_size,
         max_position_embeddings: 256,

@@ -1,4 +1,4 @@
-//! The decoder: embedding, pre-norm layers of attention and SwiGLU, final norm, output layer; forward only.
+//! The decoder: embedding, pre-norm layers of attention and a gated unit, final norm, output layer; forward only.
 //!
 //! Options of [`ModelConfig`] tell the families apart. Works on packed rows (see `batch`), so that there is no padding
 //! and no mask. Never builds candle's graph: the gradient is the hand-written reverse in `backward`, checked in the
@@ -9,15 +9,16 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor};
 
 use super::batch::Batch;
-use super::config::ModelConfig;
+use super::config::{ModelConfig, Rotary};
 use super::error::Result;
 use super::linear::Linear;
 use super::lora::Lora;
 use super::ops::attention::{self, Heads, Rows};
+use super::ops::gated;
+use super::ops::head_norm::{self, Norms};
 use super::ops::host::{Slice, matrix};
 use super::ops::rms_norm;
 use super::ops::rope::{Angles, Turn};
-use super::ops::swiglu;
 use super::weights::Weights;
 
 /// A model's weights, arranged to run. Cloning shares them.
@@ -31,6 +32,8 @@ pub struct Decoder {
     pub(super) head: Tensor,
     /// Of RoPE, `head_dim / 2`.
     pub(super) inverse_frequencies: Arc<[f32]>,
+    /// Of the layers with a window, where they have others.
+    local_inverse_frequencies: Option<Arc<[f32]>>,
     /// Whether the base weights themselves train.
     pub(super) trains: bool,
     few_rows: Arc<OnceLock<Decoder>>,
@@ -40,26 +43,55 @@ pub struct Decoder {
 pub(super) struct Layer {
     pub(super) attention_norm: Tensor,
     pub(super) qkv: Linear,
+    /// Of each head's query and key, where the family norms them.
+    pub(super) head_norms: Option<(Tensor, Tensor)>,
     pub(super) output: Linear,
+    /// Of what attention gives, where the family norms it.
+    pub(super) attended_norm: Option<Tensor>,
     pub(super) mlp_norm: Tensor,
     pub(super) gate_up: Linear,
     pub(super) down: Linear,
+    /// Of what the feed-forward layer gives, where the family norms it.
+    pub(super) fed_norm: Option<Tensor>,
 }
 
 /// What one layer's backward pass needs; all `[rows, …]`.
 pub(super) struct LayerTrace {
     /// The residual stream that enters.
     pub(super) x: Tensor,
+    /// Queries and keys before their norm and RoPE, where they are normed.
+    pub(super) unnormed: Option<Tensor>,
     /// Queries and keys after RoPE, values.
     pub(super) qkv: Tensor,
     /// The heads' outputs before the output projection.
     pub(super) heads: Tensor,
     /// Log-sum-exp of the attention scores, `[rows, heads]`.
     pub(super) lse: Vec<f32>,
+    /// What attention gave before its norm, where there is one.
+    pub(super) attended: Option<Tensor>,
     /// The residual stream between attention and feed-forward.
     pub(super) middle: Tensor,
-    /// Gate and up before SwiGLU.
+    /// Gate and up before the gated unit.
     pub(super) gate_up: Tensor,
+    /// What the feed-forward layer gave before its norm, where there is one.
+    pub(super) fed: Option<Tensor>,
+}
+
+/// The angles of rows at their positions, for each rotary embedding that layers use.
+pub(super) struct Rotations {
+    global: Angles,
+    local: Option<Angles>,
+}
+
+impl Rotations {
+    /// Those of one layer; none where it does not turn.
+    pub(super) fn of(&self, rotary: Rotary) -> Option<&Angles> {
+        match rotary {
+            Rotary::Off => None,
+            Rotary::Global => Some(&self.global),
+            Rotary::Local => Some(self.local.as_ref().unwrap_or(&self.global)),
+        }
+    }
 }
 
 /// The residual stream after the last layer and its final norm, `[rows, hidden]` each.
@@ -149,14 +181,29 @@ impl Decoder {
         Batch::pack(groups, self.config.vocab_size, self.config.max_position_embeddings)
     }
 
-    pub(super) fn heads(&self) -> Heads {
-        Heads { queries: self.config.heads, keys: self.config.kv_heads, dim: self.config.head_dim }
+    /// The heads of one layer.
+    pub(super) fn heads(&self, layer: usize) -> Heads {
+        Heads {
+            queries: self.config.heads,
+            keys: self.config.kv_heads,
+            dim: self.config.head_dim,
+            scale: self.config.options.attention_scale,
+            window: self.config.layers[layer].window,
+        }
+    }
+
+    /// The angles of rows at `positions`.
+    pub(super) fn rotations(&self, positions: &[u32]) -> Rotations {
+        Rotations {
+            global: Angles::at(&self.inverse_frequencies, positions),
+            local: self.local_inverse_frequencies.as_ref().map(|frequencies| Angles::at(frequencies, positions)),
+        }
     }
 
     /// All layers over a packed batch; what the backward pass needs is left in `trace`.
     pub(super) fn run_batch(&self, batch: &Batch, trace: Option<&mut Vec<LayerTrace>>) -> Result<Hidden> {
-        let heads = self.heads();
-        let attend = |_: usize, qkv: &[f32]| {
+        let attend = |layer: usize, qkv: &[f32]| {
+            let heads = self.heads(layer);
             let rows = |offset| Rows { data: qkv, stride: heads.qkv_width(), offset };
             let (k, v) = (heads.query_width(), heads.query_width() + heads.key_width());
             attention::forward(rows(0), rows(k), rows(v), &batch.spans, heads)
@@ -173,33 +220,62 @@ impl Decoder {
         mut attend: impl FnMut(usize, &[f32]) -> (Vec<f32>, Vec<f32>),
         mut trace: Option<&mut Vec<LayerTrace>>,
     ) -> Result<Hidden> {
-        let eps = self.config.rms_norm_eps;
-        let angles = Angles::at(&self.inverse_frequencies, positions);
+        let rotations = self.rotations(positions);
         let ids = Tensor::new(ids, self.device())?;
         let mut x = self.embedding.index_select(&ids, 0)?;
-        let mut normed = rms_norm::forward(&x, &self.layers[0].attention_norm, eps)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            let qkv = self.rotate(layer.qkv.forward(&normed)?, &angles)?;
-            let (heads, lse) = attend(index, &Slice::of(&qkv)?);
-            let heads = matrix(heads, self.heads().query_width(), self.device())?;
-            let attended = layer.output.forward(&heads)?;
-            let (middle, middle_normed) = rms_norm::add_forward(&x, &attended, &layer.mlp_norm, eps)?;
-            let gate_up = layer.gate_up.forward(&middle_normed)?;
-            let fed = layer.down.forward(&swiglu::forward(&gate_up)?)?;
-            let next_norm = self.layers.get(index + 1).map_or(&self.norm, |next| &next.attention_norm);
-            let (next, next_normed) = rms_norm::add_forward(&middle, &fed, next_norm, eps)?;
+        if self.config.options.embedding_scale != 1.0 {
+            x = x.affine(f64::from(self.config.options.embedding_scale), 0.0)?;
+        }
+        let mut normed = rms_norm::forward(&x, &self.layers[0].attention_norm, self.config.rms_norm_eps)?;
+        for index in 0..self.layers.len() {
+            let (left, next) = self.layer(index, x, &normed, &rotations, &mut attend)?;
             if let Some(trace) = trace.as_deref_mut() {
-                trace.push(LayerTrace { x, qkv, heads, lse, middle, gate_up });
+                trace.push(left);
             }
-            (x, normed) = (next, next_normed);
+            Hidden { x, normed } = next;
         }
         Ok(Hidden { x, normed })
     }
 
+    /// One layer: what its backward pass needs, the residual stream after it and that normed for the next.
+    fn layer(
+        &self,
+        index: usize,
+        x: Tensor,
+        normed: &Tensor,
+        rotations: &Rotations,
+        attend: &mut impl FnMut(usize, &[f32]) -> (Vec<f32>, Vec<f32>),
+    ) -> Result<(LayerTrace, Hidden)> {
+        let (layer, eps, options) = (&self.layers[index], self.config.rms_norm_eps, self.config.options);
+        let projected = layer.qkv.forward(normed)?;
+        let (unnormed, projected) = match layer.norms(eps) {
+            Some(norms) => {
+                let normed = head_norm::forward(&projected, norms, self.heads(index))?;
+                (Some(projected), normed)
+            }
+            None => (None, projected),
+        };
+        let qkv = match rotations.of(self.config.layers[index].rotary) {
+            Some(angles) => self.rotate(projected, angles)?,
+            None => projected,
+        };
+        let (heads, lse) = attend(index, &Slice::of(&qkv)?);
+        let heads = matrix(heads, self.heads(index).query_width(), self.device())?;
+        let (attended, delta) = normed_where(layer.output.forward(&heads)?, layer.attended_norm.as_ref(), eps)?;
+        let (middle, middle_normed) = rms_norm::add_forward(&x, &delta, &layer.mlp_norm, eps)?;
+        let gate_up = layer.gate_up.forward(&middle_normed)?;
+        let fed = layer.down.forward(&gated::forward(&gate_up, options.activation)?)?;
+        let (fed, delta) = normed_where(fed, layer.fed_norm.as_ref(), eps)?;
+        let next_norm = self.layers.get(index + 1).map_or(&self.norm, |next| &next.attention_norm);
+        let (next, next_normed) = rms_norm::add_forward(&middle, &delta, next_norm, eps)?;
+        let trace = LayerTrace { x, unnormed, qkv, heads, lse, attended, middle, gate_up, fed };
+        Ok((trace, Hidden { x: next, normed: next_normed }))
+    }
+
     /// Turns queries and keys to their positions, in place where the rows are on the host.
     fn rotate(&self, qkv: Tensor, angles: &Angles) -> Result<Tensor> {
-        let turn =
-            TurnRows { angles, width: self.heads().qkv_width(), heads: self.config.heads + self.config.kv_heads };
+        let (heads, turned) = (self.heads(0), self.config.heads + self.config.kv_heads);
+        let turn = TurnRows { angles, width: heads.qkv_width(), heads: turned };
         if self.device().is_cpu() {
             qkv.inplace_op1(&turn)?;
             return Ok(qkv);
@@ -212,14 +288,17 @@ impl Decoder {
     fn new(config: &ModelConfig, weights: &Weights, trains: bool) -> Result<Self> {
         let embedding = weights.get("model.embed_tokens.weight")?;
         let head = if config.tie_word_embeddings { embedding.clone() } else { weights.get("lm_head.weight")? };
-        let layers = (0..config.layers).map(|index| Layer::new(weights, index, trains)).collect::<Result<_>>()?;
+        let layers =
+            (0..config.layers.len()).map(|index| Layer::new(config, weights, index, trains)).collect::<Result<_>>()?;
+        let frequencies = |rope: &super::config::Rope| rope.inverse_frequencies(config.head_dim).into();
         Ok(Self {
             config: config.clone(),
             embedding,
             layers,
-            norm: weights.get("model.norm.weight")?,
+            norm: norm_weight(config, weights, "model.norm.weight")?,
             head,
-            inverse_frequencies: config.rope.inverse_frequencies(config.head_dim).into(),
+            inverse_frequencies: frequencies(&config.rope),
+            local_inverse_frequencies: config.local_rope.as_ref().map(frequencies),
             trains,
             few_rows: Arc::default(),
         })
@@ -227,20 +306,56 @@ impl Decoder {
 }
 
 impl Layer {
-    fn new(weights: &Weights, index: usize, trains: bool) -> Result<Self> {
+    fn new(config: &ModelConfig, weights: &Weights, index: usize, trains: bool) -> Result<Self> {
+        let options = config.options;
         let module = |name: &str| format!("model.layers.{index}.{name}");
-        let linear = |names: &[&str]| {
+        let linear = |names: &[&str], biased: bool| {
             let modules: Vec<String> = names.iter().map(|name| module(name)).collect();
-            Linear::new(weights, &modules, trains)
+            Linear::new(weights, &modules, biased, trains)
         };
+        let norm = |name: &str| norm_weight(config, weights, &module(name));
+        let sandwich = |name: &str| if options.sandwich_norms { norm(name).map(Some) } else { Ok(None) };
         Ok(Self {
-            attention_norm: weights.get(&module("input_layernorm.weight"))?,
-            qkv: linear(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"])?,
-            output: linear(&["self_attn.o_proj"])?,
-            mlp_norm: weights.get(&module("post_attention_layernorm.weight"))?,
-            gate_up: linear(&["mlp.gate_proj", "mlp.up_proj"])?,
-            down: linear(&["mlp.down_proj"])?,
+            attention_norm: norm("input_layernorm.weight")?,
+            qkv: linear(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], options.qkv_bias)?,
+            head_norms: match options.qk_norm {
+                true => Some((norm("self_attn.q_norm.weight")?, norm("self_attn.k_norm.weight")?)),
+                false => None,
+            },
+            output: linear(&["self_attn.o_proj"], options.output_bias)?,
+            attended_norm: sandwich("post_attention_layernorm.weight")?,
+            mlp_norm: norm(&format!("{}.weight", Self::mlp_norm_name(config)))?,
+            gate_up: linear(&["mlp.gate_proj", "mlp.up_proj"], options.mlp_bias)?,
+            down: linear(&["mlp.down_proj"], options.mlp_bias)?,
+            fed_norm: sandwich("post_feedforward_layernorm.weight")?,
         })
+    }
+
+    /// What the norm before the feed-forward layer is called: the same name means the norm after attention elsewhere.
+    pub(super) fn mlp_norm_name(config: &ModelConfig) -> &'static str {
+        if config.options.sandwich_norms { "pre_feedforward_layernorm" } else { "post_attention_layernorm" }
+    }
+
+    /// The norms of queries and keys, where there are any.
+    pub(super) fn norms(&self, eps: f64) -> Option<Norms<'_>> {
+        self.head_norms.as_ref().map(|(query, key)| Norms { query, key, eps })
+    }
+}
+
+/// What a norm multiplies by.
+fn norm_weight(config: &ModelConfig, weights: &Weights, name: &str) -> Result<Tensor> {
+    let weight = weights.get(name)?;
+    if config.options.norm_offset { Ok((weight + 1.0)?) } else { Ok(weight) }
+}
+
+/// Norms rows where there is a norm: the rows as they were where they are needed again, and what to go on with.
+fn normed_where(x: Tensor, norm: Option<&Tensor>, eps: f64) -> Result<(Option<Tensor>, Tensor)> {
+    match norm {
+        Some(norm) => {
+            let normed = rms_norm::forward(&x, norm, eps)?;
+            Ok((Some(x), normed))
+        }
+        None => Ok((None, x)),
     }
 }
 

@@ -117,7 +117,7 @@ struct Row {
 
 impl<'a> Engine<'a> {
     fn new(decoder: &'a Decoder, options: &'a GenerationOptions) -> Self {
-        let cache = Cache::new(decoder.config().layers, decoder.heads());
+        let cache = Cache::new(decoder.config().layers.len(), decoder.heads(0));
         Self { decoder, options, cache, rows: Vec::new(), waiting: VecDeque::new() }
     }
 
@@ -216,7 +216,7 @@ impl<'a> Engine<'a> {
 
     /// Runs rows whose keys take the next slots of the cache; logits of the rows in `pick`, or of all.
     fn run(&mut self, ids: &[u32], positions: &[u32], spans: &[Span], pick: Option<&[u32]>) -> Result<Vec<f32>> {
-        let (decoder, heads) = (self.decoder, self.decoder.heads());
+        let decoder = self.decoder;
         let (mut ids, mut positions, mut spans) = (ids.to_vec(), positions.to_vec(), Cow::Borrowed(spans));
         let mut pick = pick.map_or_else(|| (0..ids.len() as u32).collect(), <[u32]>::to_vec);
         let picked = pick.len();
@@ -230,6 +230,7 @@ impl<'a> Engine<'a> {
         pick.resize(picked.max(rows_min), pick[picked - 1]);
         let cache = &mut self.cache;
         let attend = |layer: usize, qkv: &[f32]| {
+            let heads = decoder.heads(layer);
             cache.append(layer, qkv);
             let q = Rows { data: qkv, stride: heads.qkv_width(), offset: 0 };
             let (k, v) = cache.rows(layer);

@@ -23,6 +23,8 @@ pub(super) struct Linear {
     weight: Tensor,
     /// The same as `[in, out]`: a view, or a copy that spares products of few rows the rearranging.
     turned: Tensor,
+    /// `[out]`; adapters leave it alone.
+    bias: Option<Tensor>,
     trains: bool,
 }
 
@@ -45,20 +47,24 @@ struct Adapter {
 }
 
 impl Linear {
-    /// Stacks the projections of `modules`.
-    pub(super) fn new(weights: &Weights, modules: &[String], trains: bool) -> Result<Self> {
+    /// Stacks the projections of `modules`, with their biases where `biased`.
+    pub(super) fn new(weights: &Weights, modules: &[String], biased: bool, trains: bool) -> Result<Self> {
         let mut parts = Vec::new();
-        let mut tensors = Vec::new();
+        let (mut tensors, mut biases) = (Vec::new(), Vec::new());
         let mut start = 0;
         for module in modules {
             let tensor = weights.get(&format!("{module}.weight"))?;
             let width = tensor.dim(0)?;
             parts.push(Part { module: module.clone(), start, width, adapter: None });
             tensors.push(tensor);
+            if biased {
+                biases.push(weights.get(&format!("{module}.bias"))?);
+            }
             start += width;
         }
         let base = if tensors.len() == 1 { tensors.swap_remove(0) } else { Tensor::cat(&tensors, 0)? };
-        Ok(Self { parts, turned: base.t()?, weight: base.clone(), base, trains })
+        let bias = if biased { Some(Tensor::cat(&biases, 0)?) } else { None };
+        Ok(Self { parts, turned: base.t()?, weight: base.clone(), base, bias, trains })
     }
 
     /// The same projections with an adapter added; the base stays shared and untouched.
@@ -89,7 +95,11 @@ impl Linear {
 
     /// `x [n, in]` to `[n, out]`.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.matmul(&self.turned)?)
+        let y = x.matmul(&self.turned)?;
+        Ok(match &self.bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        })
     }
 
     /// The same projections, arranged for products of few rows: the weight is held twice.
@@ -114,6 +124,10 @@ impl Linear {
             for part in &self.parts {
                 let own = dweight.narrow(0, part.start, part.width)?.contiguous()?;
                 gradients.insert(format!("{}.weight", part.module), own);
+                if self.bias.is_some() {
+                    let own = dy.narrow(1, part.start, part.width)?.sum(0)?;
+                    gradients.insert(format!("{}.bias", part.module), own);
+                }
             }
         }
         for part in &self.parts {

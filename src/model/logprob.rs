@@ -10,14 +10,15 @@ use std::ops::Range;
 use candle_core::{Tensor, Var};
 
 use super::batch::{Batch, PromptGroup};
-use super::decoder::{Decoder, Hidden, LayerTrace};
+use super::decoder::{Decoder, Hidden, Layer, LayerTrace, Rotations};
 use super::error::{Error, Result};
 use super::ops::attention::{self, Saved};
+use super::ops::gated;
 use super::ops::head;
+use super::ops::head_norm;
 use super::ops::host::{Slice, matrix};
 use super::ops::rms_norm;
-use super::ops::rope::{Angles, Turn};
-use super::ops::swiglu;
+use super::ops::rope::Turn;
 use super::weights::Tensors;
 
 /// Log-probabilities of completions, and what carries a gradient back from them.
@@ -27,7 +28,7 @@ pub struct ForwardPass<'a> {
     trace: Vec<LayerTrace>,
     hidden: Hidden,
     lse: Vec<f32>,
-    angles: Angles,
+    rotations: Rotations,
     temperature: f32,
     tokens: Var,
 }
@@ -52,12 +53,12 @@ impl Decoder {
     /// As [`Decoder::logprobs`].
     pub fn forward(&self, groups: &[PromptGroup], temperature: f32) -> Result<ForwardPass<'_>> {
         let batch = self.pack(groups)?;
-        let mut trace = Vec::with_capacity(self.config.layers);
+        let mut trace = Vec::with_capacity(self.layers.len());
         let hidden = self.run_batch(&batch, Some(&mut trace))?;
         let (tokens, lse) = self.score(&batch, &hidden, temperature)?;
         let tokens = Var::from_vec(tokens, batch.targets.len(), self.device())?;
-        let angles = Angles::at(&self.inverse_frequencies, &batch.positions);
-        Ok(ForwardPass { decoder: self, batch, trace, hidden, lse, angles, temperature, tokens })
+        let rotations = self.rotations(&batch.positions);
+        Ok(ForwardPass { decoder: self, batch, trace, hidden, lse, rotations, temperature, tokens })
     }
 
     fn score(&self, batch: &Batch, hidden: &Hidden, temperature: f32) -> Result<(Vec<f32>, Vec<f32>)> {
@@ -162,13 +163,16 @@ impl ForwardPass<'_> {
         gradients: &mut Tensors,
     ) -> Result<Option<Tensor>> {
         let (decoder, layer) = (self.decoder, &self.decoder.layers[index]);
-        let eps = decoder.config.rms_norm_eps;
+        let (eps, activation) = (decoder.config.rms_norm_eps, decoder.config.options.activation);
         let norm_name = |name: &str| format!("model.layers.{index}.{name}.weight");
 
+        let dfed = self.delta_backward(&dx, trace.fed.as_ref(), layer.fed_norm.as_ref(), gradients, || {
+            norm_name("post_feedforward_layernorm")
+        })?;
         if layer.down.has_parameters() {
-            layer.down.parameter_gradients(&swiglu::forward(&trace.gate_up)?, &dx, gradients)?;
+            layer.down.parameter_gradients(&gated::forward(&trace.gate_up, activation)?, &dfed, gradients)?;
         }
-        let dgate_up = swiglu::backward(&trace.gate_up, &layer.down.input_gradient(&dx)?)?;
+        let dgate_up = gated::backward(&trace.gate_up, &layer.down.input_gradient(&dfed)?, activation)?;
         if layer.gate_up.has_parameters() {
             let normed = rms_norm::forward(&trace.middle, &layer.mlp_norm, eps)?;
             layer.gate_up.parameter_gradients(&normed, &dgate_up, gradients)?;
@@ -176,14 +180,18 @@ impl ForwardPass<'_> {
         let dnormed = layer.gate_up.input_gradient(&dgate_up)?;
         if decoder.trains {
             let dweight = rms_norm::backward_weight(&trace.middle, eps, &dnormed)?;
-            gradients.insert(norm_name("post_attention_layernorm"), dweight);
+            gradients.insert(norm_name(Layer::mlp_norm_name(&decoder.config)), dweight);
         }
         let dmiddle = rms_norm::backward(&trace.middle, &layer.mlp_norm, eps, &dnormed, Some(&dx))?;
 
+        let dattended =
+            self.delta_backward(&dmiddle, trace.attended.as_ref(), layer.attended_norm.as_ref(), gradients, || {
+                norm_name("post_attention_layernorm")
+            })?;
         if layer.output.has_parameters() {
-            layer.output.parameter_gradients(&trace.heads, &dmiddle, gradients)?;
+            layer.output.parameter_gradients(&trace.heads, &dattended, gradients)?;
         }
-        let dqkv = self.attention_backward(&trace, &layer.output.input_gradient(&dmiddle)?)?;
+        let dqkv = self.attention_backward(index, &trace, &layer.output.input_gradient(&dattended)?, gradients)?;
         if layer.qkv.has_parameters() {
             let normed = rms_norm::forward(&trace.x, &layer.attention_norm, eps)?;
             layer.qkv.parameter_gradients(&normed, &dqkv, gradients)?;
@@ -199,20 +207,58 @@ impl ForwardPass<'_> {
         Ok(Some(rms_norm::backward(&trace.x, &layer.attention_norm, eps, &dnormed, Some(&dmiddle))?))
     }
 
-    /// Attention and RoPE: the gradient of the projections' output, `[rows, qkv_width]`.
-    fn attention_backward(&self, trace: &LayerTrace, dheads: &Tensor) -> Result<Tensor> {
-        let (decoder, batch, heads) = (self.decoder, &self.batch, self.decoder.heads());
+    /// The norm of what is added to the residual stream, where there is one: the gradient before it, given the one after.
+    fn delta_backward(
+        &self,
+        dy: &Tensor,
+        x: Option<&Tensor>,
+        norm: Option<&Tensor>,
+        gradients: &mut Tensors,
+        name: impl Fn() -> String,
+    ) -> Result<Tensor> {
+        let (Some(x), Some(norm)) = (x, norm) else { return Ok(dy.clone()) };
+        let eps = self.decoder.config.rms_norm_eps;
+        if self.decoder.trains {
+            gradients.insert(name(), rms_norm::backward_weight(x, eps, dy)?);
+        }
+        Ok(rms_norm::backward(x, norm, eps, dy, None)?)
+    }
+
+    /// Attention, RoPE and the norms of queries and keys: the gradient of the projections' output, `[rows, qkv_width]`.
+    fn attention_backward(
+        &self,
+        index: usize,
+        trace: &LayerTrace,
+        dheads: &Tensor,
+        gradients: &mut Tensors,
+    ) -> Result<Tensor> {
+        let (decoder, batch, heads) = (self.decoder, &self.batch, self.decoder.heads(index));
         let (qkv, out, dheads) = (Slice::of(&trace.qkv)?, Slice::of(&trace.heads)?, Slice::of(dheads)?);
         let saved = Saved { qkv: &qkv, out: &out, lse: &trace.lse };
         let mut dqkv = attention::backward(saved, &dheads, &batch.spans, &batch.families, heads);
-        let turned = heads.queries + heads.keys;
-        self.angles.turn(&mut dqkv, heads.qkv_width(), turned, Turn::Backward);
-        Ok(matrix(dqkv, heads.qkv_width(), decoder.device())?)
+        if let Some(angles) = self.rotations.of(decoder.config.layers[index].rotary) {
+            angles.turn(&mut dqkv, heads.qkv_width(), heads.queries + heads.keys, Turn::Backward);
+        }
+        let dqkv = matrix(dqkv, heads.qkv_width(), decoder.device())?;
+        let eps = decoder.config.rms_norm_eps;
+        let (Some(unnormed), Some(norms)) = (&trace.unnormed, decoder.layers[index].norms(eps)) else {
+            return Ok(dqkv);
+        };
+        if decoder.trains {
+            let (query, key) = head_norm::backward_weights(unnormed, eps, heads, &dqkv)?;
+            gradients.insert(format!("model.layers.{index}.self_attn.q_norm.weight"), query);
+            gradients.insert(format!("model.layers.{index}.self_attn.k_norm.weight"), key);
+        }
+        Ok(head_norm::backward(unnormed, norms, heads, &dqkv)?)
     }
 
     fn embedding_backward(&self, dx: &Tensor, gradients: &mut Tensors) -> Result<()> {
         let name = "model.embed_tokens.weight";
-        let dembedding = scatter_add(dx, &self.batch.ids, self.decoder.config.vocab_size)?;
+        let mut dembedding = scatter_add(dx, &self.batch.ids, self.decoder.config.vocab_size)?;
+        let scale = self.decoder.config.options.embedding_scale;
+        if scale != 1.0 {
+            dembedding = dembedding.affine(f64::from(scale), 0.0)?;
+        }
         let total = match gradients.remove(name) {
             Some(from_head) => (from_head + dembedding)?,
             None => dembedding,

@@ -29,7 +29,9 @@ mod weights;
 pub use base::Model;
 pub use batch::PromptGroup;
 pub use chat::{ChatMessage, ChatTemplate};
-pub use config::{Llama3Rope, ModelConfig, Rope, SUPPORTED_MODEL_TYPES};
+pub use config::{
+    Activation, LayerConfig, Llama3Rope, ModelConfig, Options, Rope, RopeScaling, Rotary, SUPPORTED_MODEL_TYPES,
+};
 pub use decoder::Decoder;
 pub use error::{Error, Result};
 pub use generate::{Finish, Generated, GenerationOptions, GenerationRequest};

@@ -83,8 +83,10 @@ impl Weights {
         for (name, shape) in config.weight_shapes() {
             let count = shape.iter().product();
             let narrow = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
-            let deviation = if narrow { 0.02 / (2.0 * config.layers as f32).sqrt() } else { 0.02 };
+            let deviation = if narrow { 0.02 / (2.0 * config.layers.len() as f32).sqrt() } else { 0.02 };
             let values: Vec<f32> = match shape.len() {
+                // A norm that multiplies by one more than its weight begins at zero, as a bias does.
+                1 if name.ends_with(".bias") || config.options.norm_offset => vec![0.0; count],
                 1 => vec![1.0; count],
                 _ => (0..count).map(|_| standard_normal(&mut rng) * deviation).collect(),
             };

@@ -12,7 +12,8 @@ use rayon::prelude::*;
 
 use super::math::{LANES, add_weighted_rows, dot, exp, max, sum, vectorised};
 
-/// Consecutive query rows and the key rows that they see: query `i` of `n` sees all keys but the last `n - 1 - i`.
+/// Consecutive query rows and the key rows that they see: query `i` of `n` sees all keys but the last `n - 1 - i`,
+/// and of these only the last ones where there is a window.
 #[derive(Debug, Clone)]
 pub struct Span {
     /// Rows of the query matrix.
@@ -38,6 +39,10 @@ pub struct Heads {
     pub keys: usize,
     /// Channels of a head.
     pub dim: usize,
+    /// Scores are multiplied by this.
+    pub scale: f32,
+    /// How many of the last keys a query sees, its own included; all where there is no window.
+    pub window: Option<usize>,
 }
 
 impl Heads {
@@ -56,8 +61,10 @@ impl Heads {
         self.keys * self.dim
     }
 
-    fn scale(&self) -> f32 {
-        1.0 / (self.dim as f32).sqrt()
+    /// The first of `seen` keys that the window leaves in sight.
+    #[inline(always)]
+    fn first_seen(&self, seen: usize) -> usize {
+        self.window.map_or(0, |window| seen.saturating_sub(window))
     }
 }
 
@@ -101,7 +108,7 @@ pub fn forward(q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, spans: &[Span], heads: Hea
 
 #[inline(always)]
 fn span_forward(q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, span: &Span, heads: Heads, out: &mut [f32], lse: &mut [f32]) {
-    let (dim, scale, group) = (heads.dim, heads.scale(), heads.queries / heads.keys);
+    let (dim, scale, group) = (heads.dim, heads.scale, heads.queries / heads.keys);
     let mut scores = vec![0f32; padded(span.keys.len())];
     let mut turned = Vec::new();
     for head in 0..heads.queries {
@@ -111,16 +118,18 @@ fn span_forward(q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, span: &Span, heads: Heads
             transpose(k, &span.keys, kv_column, dim, &mut turned);
         }
         for (i, row) in span.queries.clone().enumerate() {
-            let keys = &span.keys[..span.seen(i)];
+            let seen = span.seen(i);
+            let first = heads.first_seen(seen);
+            let keys = &span.keys[first..seen];
             let query = q.part(row, q_column, dim);
             if few {
-                for (score, key) in scores.iter_mut().zip(keys) {
+                for (score, key) in scores[first..seen].iter_mut().zip(keys) {
                     *score = dot(query, k.part(*key as usize, kv_column, dim));
                 }
             } else {
                 products(query, &turned, &mut scores);
             }
-            let scores = &mut scores[..keys.len()];
+            let scores = &mut scores[first..seen];
             let largest = max(scores) * scale;
             scores.iter_mut().for_each(|score| *score = exp(*score * scale - largest));
             let total = sum(scores);
@@ -168,7 +177,7 @@ pub fn backward(saved: Saved<'_>, dout: &[f32], spans: &[Span], families: &[Rang
 
 #[inline(always)]
 fn span_backward(saved: Saved<'_>, dout: &[f32], span: &Span, heads: Heads, dqkv: &mut [f32], first: usize) {
-    let (dim, scale, group, width) = (heads.dim, heads.scale(), heads.queries / heads.keys, heads.qkv_width());
+    let (dim, scale, group, width) = (heads.dim, heads.scale, heads.queries / heads.keys, heads.qkv_width());
     let rows = |offset| Rows { data: saved.qkv, stride: width, offset };
     let (q, k, v) = (rows(0), rows(heads.query_width()), rows(heads.query_width() + heads.key_width()));
     let outs = |data| Rows { data, stride: heads.query_width(), offset: 0 };
@@ -189,25 +198,31 @@ fn span_backward(saved: Saved<'_>, dout: &[f32], span: &Span, heads: Heads, dqkv
             let (lse, delta) = (saved.lse[row * heads.queries + head], dot(dout, out.part(row, q_column, dim)));
             products(q.part(row, q_column, dim), &k_turned, p);
             products(dout, &v_turned, ds);
-            for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
+            let unseen = heads.first_seen(seen);
+            for (p, ds) in p[unseen..seen].iter_mut().zip(&mut ds[unseen..seen]) {
                 *p = exp(*p * scale - lse);
                 *ds = *p * (*ds - delta) * scale;
             }
-            p[seen..].fill(0.0);
-            ds[seen..].fill(0.0);
+            for hidden in [0..unseen, seen..stride] {
+                p[hidden.clone()].fill(0.0);
+                ds[hidden].fill(0.0);
+            }
             let at = (row - first) * width + q_column;
-            let key = |j: usize| k.part(span.keys[j] as usize, kv_column, dim);
-            add_weighted_rows(&mut dqkv[at..at + dim], seen, |j| ds[j], key);
+            let key = |j: usize| k.part(span.keys[unseen + j] as usize, kv_column, dim);
+            add_weighted_rows(&mut dqkv[at..at + dim], seen - unseen, |j| ds[unseen + j], key);
         }
         for (j, key) in span.keys.iter().enumerate() {
             // The queries before this one do not see the key.
             let blind = (j + count).saturating_sub(span.keys.len());
+            // Those after the window do neither any more: query `i` sees it while `seen(i) <= j + window`.
+            let sighted = heads.window.map_or(count, |window| (j + window + count).saturating_sub(span.keys.len()));
+            let queries = sighted.min(count).saturating_sub(blind);
             let at = (*key as usize - first) * width + heads.query_width() + kv_column;
             let query = |i: usize| q.part(span.queries.start + blind + i, q_column, dim);
-            add_weighted_rows(&mut dqkv[at..at + dim], count - blind, |i| ds[(blind + i) * stride + j], query);
+            add_weighted_rows(&mut dqkv[at..at + dim], queries, |i| ds[(blind + i) * stride + j], query);
             let at = at + heads.key_width();
             let dout = |i: usize| dout.part(span.queries.start + blind + i, q_column, dim);
-            add_weighted_rows(&mut dqkv[at..at + dim], count - blind, |i| p[(blind + i) * stride + j], dout);
+            add_weighted_rows(&mut dqkv[at..at + dim], queries, |i| p[(blind + i) * stride + j], dout);
         }
     }
 }

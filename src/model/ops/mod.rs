@@ -6,12 +6,13 @@
 //!
 //! - [`host`]: tensors as slices and back
 //! - [`math`]: exponential and dot product that the compiler vectorises
-//! - [`rms_norm`], [`rope`], [`attention`], [`swiglu`], [`head`]: one file an operation, forward and backward
+//! - [`rms_norm`], [`rope`], [`head_norm`], [`attention`], [`gated`], [`head`]: one file an operation, forward and backward
 
 pub mod attention;
+pub mod gated;
 pub mod head;
+pub mod head_norm;
 pub mod host;
 pub mod math;
 pub mod rms_norm;
 pub mod rope;
-pub mod swiglu;

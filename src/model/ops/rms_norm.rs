@@ -96,7 +96,7 @@ pub fn backward_weight(x: &Tensor, eps: f64, dy: &Tensor) -> Result<Tensor> {
 }
 
 #[inline(always)]
-fn row_backward(out: &mut [f32], x: &[f32], dy: &[f32], weight: &[f32], eps: f64, weighted: &mut [f32]) {
+pub(super) fn row_backward(out: &mut [f32], x: &[f32], dy: &[f32], weight: &[f32], eps: f64, weighted: &mut [f32]) {
     let inverse = inverse_rms(x, eps);
     for (g, (dy, w)) in weighted.iter_mut().zip(dy.iter().zip(weight)) {
         *g = dy * w;
@@ -108,12 +108,12 @@ fn row_backward(out: &mut [f32], x: &[f32], dy: &[f32], weight: &[f32], eps: f64
 }
 
 #[inline(always)]
-fn inverse_rms(x: &[f32], eps: f64) -> f32 {
+pub(super) fn inverse_rms(x: &[f32], eps: f64) -> f32 {
     1.0 / (dot(x, x) / x.len() as f32 + eps as f32).sqrt()
 }
 
 #[inline(always)]
-fn normalise(out: &mut [f32], x: &[f32], weight: &[f32], eps: f64) {
+pub(super) fn normalise(out: &mut [f32], x: &[f32], weight: &[f32], eps: f64) {
     let inverse = inverse_rms(x, eps);
     for (out, (x, w)) in out.iter_mut().zip(x.iter().zip(weight)) {
         *out = x * inverse * w;

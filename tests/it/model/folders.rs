@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use pelton::model::{
-    ADAPTER_CONFIG, ADAPTER_WEIGHTS, ChatMessage, ChatTemplate, Error, Lora, LoraConfig, Model, ModelConfig, Precision,
-    Tensors, Weights, content_hash, read_safetensors, write_safetensors,
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, ChatMessage, ChatTemplate, Error, Llama3Rope, Lora, LoraConfig, Model,
+    ModelConfig, Precision, RopeScaling, Tensors, Weights, content_hash, read_safetensors, write_safetensors,
 };
 
 use super::{CPU, check_close, fixture, fixture_adapter, fixture_config, largest_difference, small_config, values};
@@ -17,7 +17,7 @@ const TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}\n{% if mess
 fn write_model(folder: &Path) -> Weights {
     let config = ModelConfig { vocab_size: 8, bos_token_id: Some(1), eos_token_ids: vec![2], ..small_config() };
     let weights = Weights::random(&config, 3, &CPU).unwrap();
-    fs::write(folder.join("config.json"), config.to_json()).unwrap();
+    fs::write(folder.join("config.json"), config.to_json().unwrap()).unwrap();
     weights.write(folder, Precision::F32).unwrap();
     let special = |id: u32, content: &str| {
         serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
@@ -139,11 +139,11 @@ fn a_bad_folder_is_refused_by_name() {
     check(&|folder| fs::remove_file(folder.join("config.json")).unwrap(), "cannot read config.json");
     check(
         &|folder| edit_config(folder, "model_type", "mamba".into()),
-        "config.json: model_type \"mamba\" is not supported; supported are llama",
+        "config.json: model_type \"mamba\" is not supported; supported are llama, mistral, qwen2, qwen3, smollm3, gemma3_text",
     );
     check(
         &|folder| edit_config(folder, "hidden_act", "gelu".into()),
-        "config.json: field hidden_act is gelu, expected silu",
+        "config.json: field hidden_act is gelu, expected silu or gelu_pytorch_tanh",
     );
     check(
         &|folder| edit_config(folder, "num_key_value_heads", 3.into()),
@@ -151,7 +151,7 @@ fn a_bad_folder_is_refused_by_name() {
     );
     check(
         &|folder| edit_config(folder, "rope_parameters", serde_json::json!({"rope_type": "yarn"})),
-        "config.json: field rope_type is yarn, expected default or llama3",
+        "config.json: field rope_type is yarn, expected default, linear or llama3",
     );
     check(
         &|folder| edit_config(folder, "intermediate_size", 40.into()),
@@ -208,7 +208,7 @@ fn a_template_that_refuses_says_why() {
 
 #[test]
 fn an_adapter_survives_a_peft_folder() {
-    for name in ["tied", "untied"] {
+    for name in ["llama_tied", "llama_untied"] {
         let folder = tempfile::tempdir().unwrap();
         let lora = fixture_adapter(name);
         assert_eq!((lora.config.rank, lora.config.alpha), (2, 3.0));
@@ -247,10 +247,10 @@ fn an_adapter_that_does_not_fit_is_refused_by_name() {
     let refusal = |spoil: &dyn Fn(&Path)| {
         let folder = tempfile::tempdir().unwrap();
         for file in [ADAPTER_WEIGHTS, ADAPTER_CONFIG] {
-            fs::copy(fixture("tied").join("adapter").join(file), folder.path().join(file)).unwrap();
+            fs::copy(fixture("llama_tied").join("adapter").join(file), folder.path().join(file)).unwrap();
         }
         spoil(folder.path());
-        let message = Lora::load(folder.path(), &fixture_config("tied"), &CPU).unwrap_err().to_string();
+        let message = Lora::load(folder.path(), &fixture_config("llama_tied"), &CPU).unwrap_err().to_string();
         message.replace(&format!("{}/", folder.path().display()), "")
     };
     let edit = |folder: &Path, field: &str, value: serde_json::Value| {
@@ -294,17 +294,26 @@ fn an_adapter_that_does_not_fit_is_refused_by_name() {
 
 #[test]
 fn a_written_configuration_reads_back_as_it_was() {
-    for name in ["tied", "untied"] {
+    for name in ["llama_tied", "llama_untied"] {
         let config = fixture_config(name);
-        assert_eq!(ModelConfig::parse(&config.to_json(), Path::new("again")).unwrap(), config);
+        assert_eq!(ModelConfig::parse(&config.to_json().unwrap(), Path::new("again")).unwrap(), config);
     }
     let old = r#"{"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
         "num_attention_heads": 4, "rope_theta": 50000.0, "vocab_size": 9, "eos_token_id": [1, 2], "rope_scaling":
         {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4,
         "original_max_position_embeddings": 8192}}"#;
     let config = ModelConfig::parse(old, Path::new("old")).unwrap();
+    let llama3 = Llama3Rope {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 8192.0,
+    };
     assert_eq!((config.rope.theta, config.kv_heads, config.head_dim), (50_000.0, 4, 8));
-    assert_eq!((config.eos_token_ids.as_slice(), config.rope.llama3.unwrap().factor), ([1, 2].as_slice(), 8.0));
+    assert_eq!(
+        (config.eos_token_ids.as_slice(), config.rope.scaling),
+        ([1, 2].as_slice(), RopeScaling::Llama3(llama3))
+    );
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Every gradient is the one of the slow operations; every LoRA matrix learns; packing changes nothing.
 
 use candle_core::{D, Tensor, Var};
+use pelton::model::Activation;
 use pelton::model::ops::attention::{self, Heads, Rows, Saved, Span};
 use pelton::model::ops::rope::{Angles, Turn};
-use pelton::model::ops::{head, math, rms_norm, swiglu};
+use pelton::model::ops::{gated, head, math, rms_norm};
 use pelton::model::{AdamW, AdamWConfig, Decoder, Lora, LoraConfig, PromptGroup, Tensors, Weights};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -52,8 +53,8 @@ fn swiglu_is_the_slow_one() {
     let (x, dy) = (leaf(4, &[40, 36]), leaf(5, &[40, 18]));
     let (gate, up) = (x.narrow(1, 0, 18).unwrap(), x.narrow(1, 18, 18).unwrap());
     let y = (gate.silu().unwrap() * up).unwrap();
-    check(&values(&swiglu::forward(&x).unwrap()), &values(&y));
-    check(&values(&swiglu::backward(&x, &dy).unwrap()), &slow(&y, &dy, &x));
+    check(&values(&gated::forward(&x, Activation::Silu).unwrap()), &values(&y));
+    check(&values(&gated::backward(&x, &dy, Activation::Silu).unwrap()), &slow(&y, &dy, &x));
 }
 
 #[test]
@@ -78,7 +79,7 @@ fn rope_is_the_slow_one_and_turns_back() {
 
 #[test]
 fn attention_is_the_slow_one() {
-    let heads = Heads { queries: 4, keys: 2, dim: 20 };
+    let heads = Heads { queries: 4, keys: 2, dim: 20, scale: 1.0 / 20f32.sqrt(), window: None };
     // Two families: a prompt of 3 rows with completions of 2 and 1, and a prompt of 4 alone.
     let spans = vec![
         Span { queries: 0..3, keys: vec![0, 1, 2] },

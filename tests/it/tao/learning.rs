@@ -3,7 +3,7 @@
 use candle_core::Device;
 use pelton::config::{Algorithm, Explore, Lora as LoraSection, Optimize};
 use pelton::domain::{Candidate, ChatMessage, Prompt, PromptHash, Timestamp};
-use pelton::model::{Model, ModelConfig, Precision, Rope, Weights};
+use pelton::model::{LayerConfig, Model, ModelConfig, Options, Precision, Rope, Weights};
 use pelton::tao::explore::{answer_greedily, explore};
 use pelton::tao::optimize::{Error, Task, Trained, optimize};
 use pelton::tao::{Progress, Watch, rng_seed};
@@ -20,19 +20,21 @@ fn model(folder: &Path) -> Model {
         model_type: "llama".to_owned(),
         hidden_size: 32,
         intermediate_size: 48,
-        layers: 2,
+        layers: vec![LayerConfig::PLAIN; 2],
         heads: 4,
         kv_heads: 2,
         head_dim: 8,
         rms_norm_eps: 1e-5,
-        rope: Rope { theta: 10_000.0, llama3: None },
+        rope: Rope::plain(10_000.0),
+        local_rope: None,
+        options: Options::llama(8),
         tie_word_embeddings: true,
         vocab_size: WORDS.len(),
         max_position_embeddings: 32,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],
     };
-    fs::write(folder.join("config.json"), config.to_json()).unwrap();
+    fs::write(folder.join("config.json"), config.to_json().unwrap()).unwrap();
     Weights::random(&config, 3, &Device::Cpu).unwrap().write(folder, Precision::F32).unwrap();
     let special = |id: usize| {
         serde_json::json!({"id": id, "content": WORDS[id], "single_word": false, "lstrip": false, "rstrip": false,
