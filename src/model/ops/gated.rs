@@ -97,7 +97,7 @@ fn silu(x: f32) -> (f32, f32) {
 fn gelu_tanh(x: f32) -> (f32, f32) {
     const CUBE: f32 = 0.044_715;
     // 2√(2/π)
-    const SCALE: f32 = 1.595_769_1;
+    const SCALE: f32 = 1.595_769;
     let square = x * x;
     (SCALE * x * (1.0 + CUBE * square), SCALE * (1.0 + 3.0 * CUBE * square))
 }
