@@ -181,6 +181,11 @@ impl<'a> Turn<'a> {
 }
 
 impl<'a> Response<'a> {
+    /// Whether it is one chunk of a stream.
+    pub(super) fn is_chunk(&self) -> bool {
+        self.fields.object == Some("\"chat.completion.chunk\"")
+    }
+
     /// The response in a text of its own; an empty one where it is odd.
     pub(super) fn of(text: &'a str) -> Self {
         whole(text, Self::read).unwrap_or_default()

@@ -5,20 +5,27 @@
 
 use super::body::{self, Derived, Request, Response};
 use super::fault::Fault;
-use super::field::{Field, Member, object, raw_fields};
+use super::field::{Field, Member, object, raw_fields, string};
+use super::json::canonical_object;
 use super::scan::Scan;
 use super::schema::INFERENCE_LOG_V1;
+use super::sse;
 use crate::domain::{DeadLetterCode, InferenceRow, LOGGED_BYTES_MAX};
 use std::borrow::Cow;
 
 raw_fields!(
-    /// Every field that either form has; others are tolerated.
+    /// Every field that either form has; others land in `extra`.
     Wire {
         schema, request_id, databricks_request_id, client_request_id, request_time, timestamp_ms, status_code,
         sampling_fraction, execution_duration_ms, execution_time_ms, time_to_first_token_ms, served_entity_id, requester,
-        operation, model, model_version, conversation_id, stream, logging_error_codes, request, response,
+        operation, model, model_version, conversation_id, stream, logging_error_codes, request, response, request_date,
     }
 );
+
+/// Whether a row has a place of its own for a field.
+pub(super) fn is_field(name: &str) -> bool {
+    Wire::default().slot(name).is_some()
+}
 
 /// A message in one pass: its fields, and what is in its bodies where they are objects.
 #[derive(Default)]
@@ -26,6 +33,8 @@ struct Message<'a> {
     wire: Wire<'a>,
     request: Option<Request<'a>>,
     response: Option<Response<'a>>,
+    /// Fields that have no place in a row, and their values.
+    extra: Vec<(Cow<'a, str>, &'a str)>,
 }
 
 impl<'a> Message<'a> {
@@ -53,7 +62,7 @@ impl<'a> Message<'a> {
         match self.wire.slot(key) {
             Some(Some(_)) => return Some(Member::Twice),
             Some(slot) => *slot = Some(raw),
-            None => {}
+            None => self.extra.push((Cow::Owned(key.to_owned()), raw)),
         }
         Some(Member::Taken)
     }
@@ -65,20 +74,48 @@ enum Form {
 }
 
 pub(super) fn decode(text: &str) -> Result<InferenceRow<'_>, Fault> {
-    let Message { wire, request: asked, response: answered } = Message::read(text)?;
+    let Message { wire, request: asked, response: answered, extra } = Message::read(text)?;
     let form = form(&wire)?;
     let mut codes = Field::new("logging_error_codes", wire.logging_error_codes).texts()?;
     let (request, response) = bodies(&form, &wire)?;
+    let response = response.map(|response| unstreamed(response, &mut codes));
     let derived = if wire.request.is_none_or(is_object) && wire.response.is_none_or(is_object) {
         // What stands in the message itself was read with it.
-        body::derive(asked.unwrap_or_default(), answered.unwrap_or_default())
+        body::derive(asked.unwrap_or_default(), whole(answered.unwrap_or_default())?)
     } else {
-        let answered = response.as_deref().map(Response::of).unwrap_or_default();
+        let answered = whole(response.as_deref().map(Response::of).unwrap_or_default())?;
         body::derive(Request::of(&request), answered).into_owned()
     };
     let request = bounded(Some(request), "MAX_REQUEST_SIZE_EXCEEDED", &mut codes).unwrap_or(Cow::Borrowed("null"));
     let response = bounded(response, "MAX_RESPONSE_SIZE_EXCEEDED", &mut codes);
-    row(&wire, request, response, codes, derived)
+    let extra = (!extra.is_empty()).then(|| Cow::Owned(canonical_object(extra)));
+    Ok(InferenceRow { extra, ..row(&wire, request, response, codes, derived)? })
+}
+
+/// A response that was logged as its stream becomes the body that it amounts to.
+fn unstreamed<'a>(response: Cow<'a, str>, codes: &mut Vec<Cow<'a, str>>) -> Cow<'a, str> {
+    let assembled = match response.as_bytes().first() {
+        Some(b'{') | None => None,
+        Some(b'[') => sse::assemble_list(&response),
+        // An envelope's response is JSON, and so a stream in it is a string.
+        Some(b'"') => string(&response).filter(|text| sse::is_stream(text)).and_then(|text| sse::assemble(&text)),
+        Some(_) if sse::is_stream(&response) => sse::assemble(&response),
+        Some(_) => None,
+    };
+    let Some(assembled) = assembled else { return response };
+    codes.extend(assembled.codes.into_iter().map(Cow::Borrowed));
+    Cow::Owned(assembled.body)
+}
+
+/// Refuses one chunk of a stream. Its rest is in other messages, perhaps of other partitions and batches; a row of it would
+/// be counted as a call, and to join chunks would need memory that no offset stands for. The dead letter keeps it whole.
+fn whole(response: Response<'_>) -> Result<Response<'_>, Fault> {
+    if !response.is_chunk() {
+        return Ok(response);
+    }
+    let reason = "field `response` is one chunk of a stream (`chat.completion.chunk`); the whole answer is expected in one \
+                  message: assembled, as a list of its chunks, or as the text of its server-sent events";
+    Err(Fault::new(DeadLetterCode::StreamChunk, reason))
 }
 
 fn form(wire: &Wire<'_>) -> Result<Form, Fault> {
@@ -184,5 +221,6 @@ fn row<'a>(
         output_tokens: derived.output_tokens,
         time_to_first_token_ms: Field::new("time_to_first_token_ms", wire.time_to_first_token_ms).long()?,
         stream: Field::new("stream", wire.stream).boolean()?.or(derived.stream),
+        extra: None,
     })
 }

@@ -4,16 +4,24 @@
 //! read which field it is, what was found and what would be right. It promises to answer for any bytes: a row or a fault,
 //! never a panic. It never looks at a clock, so the same bytes give the same row on every replay.
 
+pub mod avro;
 mod body;
+mod decoder;
 mod encode;
 pub mod event;
 mod fault;
 mod feedback;
 mod field;
 mod inference;
+mod json;
+mod otel;
+pub mod redact;
+pub mod registry;
 mod scan;
 pub mod schema;
+mod sse;
 
+pub use decoder::{Decoder, Format, Headers, Message, Take};
 pub use encode::{EncodeError, Feedback, InferenceLog};
 pub use fault::Fault;
 

@@ -87,6 +87,8 @@ pub struct InferenceRow<'a> {
     pub time_to_first_token_ms: Option<i64>,
     /// Whether the answer was streamed.
     pub stream: Option<bool>,
+    /// Every field of the message that has no place above: one JSON object in canonical order.
+    pub extra: Option<Cow<'a, str>>,
 }
 
 /// One signal of a user on a request: a row of `feedback` without its provenance.
@@ -127,6 +129,12 @@ pub enum DeadLetterCode {
     WrongValue,
     /// The message is larger than the configured bound.
     TooLarge,
+    /// The schema registry knows no schema of the message's id, or one that cannot be read with.
+    UnknownSchema,
+    /// The bytes do not follow the schema that they name.
+    NotOfSchema,
+    /// The response is one chunk of a stream whose rest is in other messages.
+    StreamChunk,
 }
 
 impl DeadLetterCode {
@@ -142,6 +150,9 @@ impl DeadLetterCode {
             Self::WrongType => "WRONG_TYPE",
             Self::WrongValue => "WRONG_VALUE",
             Self::TooLarge => "TOO_LARGE",
+            Self::UnknownSchema => "UNKNOWN_SCHEMA",
+            Self::NotOfSchema => "NOT_OF_SCHEMA",
+            Self::StreamChunk => "STREAM_CHUNK",
         }
     }
 }
