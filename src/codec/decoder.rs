@@ -85,7 +85,12 @@ impl Decoder {
     pub fn decode(&self, kind: RowKind, format: Format, message: &Message<'_>, take: Take<'_>) -> Result<(), SchemaId> {
         let one = One { decoder: self, kind, message };
         let Some(payload) = message.payload else {
-            one.refuse(0, Fault::new(DeadLetterCode::Empty, "the message has no value; a JSON object is expected"), None, take);
+            one.refuse(
+                0,
+                Fault::new(DeadLetterCode::Empty, "the message has no value; a JSON object is expected"),
+                None,
+                take,
+            );
             return Ok(());
         };
         if payload.len() > self.message_bytes_max {

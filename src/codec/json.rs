@@ -123,10 +123,12 @@ fn push_object(out: &mut String, members: &mut [(Cow<'_, str>, &str)], depth: us
 fn push_canonical(out: &mut String, json: &str, depth: usize) {
     let json = json.trim_ascii();
     let sorted = match json.as_bytes().first() {
-        Some(b'{') if depth < SORTED_DEPTH_MAX => serde_json::from_str::<Members<'_>>(json).ok().map(|Members(members)| {
-            let mut members: Vec<_> = members.into_iter().map(|(k, v)| (k, v.get())).collect();
-            push_object(out, &mut members, depth);
-        }),
+        Some(b'{') if depth < SORTED_DEPTH_MAX => {
+            serde_json::from_str::<Members<'_>>(json).ok().map(|Members(members)| {
+                let mut members: Vec<_> = members.into_iter().map(|(k, v)| (k, v.get())).collect();
+                push_object(out, &mut members, depth);
+            })
+        }
         Some(b'[') if depth < SORTED_DEPTH_MAX => {
             serde_json::from_str::<Vec<&RawValue>>(json).ok().map(|items| push_array(out, &items, depth))
         }

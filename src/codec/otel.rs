@@ -110,7 +110,9 @@ struct Pairs<'a> {
 /// Whether a JSON object is an export of OTLP, whatever it exports.
 pub(super) fn is_export(text: &str) -> bool {
     let head = text.trim_start().strip_prefix('{').unwrap_or_default().trim_start();
-    ["\"resourceLogs\"", "\"resource_logs\"", "\"resourceSpans\"", "\"resourceMetrics\""].iter().any(|k| head.starts_with(k))
+    ["\"resourceLogs\"", "\"resource_logs\"", "\"resourceSpans\"", "\"resourceMetrics\""]
+        .iter()
+        .any(|k| head.starts_with(k))
 }
 
 /// A record that is no row: why, and the record as a message of its own.
@@ -148,7 +150,11 @@ fn read<'a, T: Deserialize<'a>>(text: &'a str, otherwise: &str) -> Result<T, Fau
         let data = e.classify() == serde_json::error::Category::Data;
         let code = if data { DeadLetterCode::UnknownFormat } else { DeadLetterCode::NotJson };
         // What serde says of data repeats the data.
-        let reason = if data { format!("{otherwise}, at column {}", e.column()) } else { format!("the message is not JSON: {e}") };
+        let reason = if data {
+            format!("{otherwise}, at column {}", e.column())
+        } else {
+            format!("the message is not JSON: {e}")
+        };
         Fault::new(code, reason)
     })
 }
@@ -197,7 +203,10 @@ fn plain(raw: &RawValue, depth: usize) -> Value {
     let parse = |raw: &RawValue| serde_json::from_str::<Value>(raw.get()).ok();
     // Integers of 64 bits are strings in protobuf's JSON; a number that is a string anyway is kept as it was meant.
     let number = |raw: &RawValue| match string(raw.get()) {
-        Some(text) => serde_json::from_str::<Value>(&text).ok().filter(Value::is_number).or(Some(Value::String(text.into_owned()))),
+        Some(text) => serde_json::from_str::<Value>(&text)
+            .ok()
+            .filter(Value::is_number)
+            .or(Some(Value::String(text.into_owned()))),
         None => parse(raw),
     };
     let simple = any.string_value.and_then(parse).or_else(|| any.bool_value.and_then(parse));
@@ -239,7 +248,10 @@ fn row(
         Fault::new(DeadLetterCode::MissingField, reason)
     })?;
     let mut row = Map::new();
-    row.insert("request_time".to_owned(), Value::String(crate::domain::Timestamp::from_micros(time / 1000).to_string()));
+    row.insert(
+        "request_time".to_owned(),
+        Value::String(crate::domain::Timestamp::from_micros(time / 1000).to_string()),
+    );
     row.insert("request".to_owned(), Value::String(request(&mut from).to_string()));
     if let Some(response) = response(&mut from, &id) {
         row.insert("response".to_owned(), Value::String(response.to_string()));
@@ -267,7 +279,8 @@ fn row(
     row.extend(span.map(|id| ("span_id".to_owned(), id.into())));
     for (name, value) in from {
         // An attribute never takes the place of a field that was set above.
-        row.entry(if super::inference::is_field(name) { format!("attribute.{name}") } else { name.to_owned() }).or_insert(value);
+        row.entry(if super::inference::is_field(name) { format!("attribute.{name}") } else { name.to_owned() })
+            .or_insert(value);
     }
     Ok(Value::Object(row).to_string())
 }
@@ -454,7 +467,8 @@ mod tests {
         assert_eq!(raw(json!({"intValue": 12})), json!(12));
         assert_eq!(raw(json!({"doubleValue": 0.5})), json!(0.5));
         assert_eq!(raw(json!({"boolValue": true})), json!(true));
-        let nested = json!({"arrayValue": {"values": [{"kvlistValue": {"values": [{"key": "a", "value": text("b")}]}}]}});
+        let nested =
+            json!({"arrayValue": {"values": [{"kvlistValue": {"values": [{"key": "a", "value": text("b")}]}}]}});
         assert_eq!(raw(nested), json!([{"a": "b"}]));
         assert_eq!(raw(json!({"arrayValue": {}})), json!([]));
         assert_eq!(raw(json!({})), Value::Null);

@@ -289,10 +289,14 @@ mod tests {
         let chunk = |choices: Value| json!({"id": "c1", "object": "chat.completion.chunk", "created": 7, "model": "m", "choices": choices, "usage": null});
         let text = stream(&[
             chunk(json!([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": null}])),
-            chunk(json!([{"index": 0, "delta": {"reasoning_content": "Let "}}, {"index": 1, "delta": {"content": "B"}}])),
+            chunk(
+                json!([{"index": 0, "delta": {"reasoning_content": "Let "}}, {"index": 1, "delta": {"content": "B"}}]),
+            ),
             chunk(json!([{"index": 0, "delta": {"reasoning_content": "me", "content": "Hel"},
                 "logprobs": {"content": [{"token": "Hel", "logprob": -0.25}]}}])),
-            chunk(json!([{"index": 0, "delta": {"content": "lo"}, "logprobs": {"content": [{"token": "lo", "logprob": -1.5}]}}])),
+            chunk(
+                json!([{"index": 0, "delta": {"content": "lo"}, "logprobs": {"content": [{"token": "lo", "logprob": -1.5}]}}]),
+            ),
             chunk(json!([{"index": 0, "delta": {"tool_calls": [{"index": 0, "id": "t0", "type": "function",
                 "function": {"name": "sql", "arguments": ""}}]}}])),
             chunk(json!([{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"arguments": "{\"q\":"}}]}}])),
@@ -345,7 +349,8 @@ mod tests {
         assert_eq!(body(failed), (json!({"error": {"message": "overloaded"}}), vec![]));
         assert_eq!(assemble("data: hello\n\n"), None);
         assert!(is_stream("\n: keep-alive\ndata: {}") && !is_stream("{\"data\":1}") && !is_stream("date: x"));
-        let list = r#"[{"object":"chat.completion.chunk","choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}]"#;
+        let list =
+            r#"[{"object":"chat.completion.chunk","choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}]"#;
         assert!(assemble_list(list).unwrap().body.contains(r#""content":"a""#));
         assert_eq!(assemble_list("[]").or(assemble_list("[1]")).or(assemble_list("[{}]")), None);
     }

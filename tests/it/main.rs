@@ -8,6 +8,7 @@ mod cycle;
 mod demo;
 mod evaluate;
 mod faults;
+mod formats;
 mod ingest;
 mod lake;
 mod model;

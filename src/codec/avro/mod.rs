@@ -94,7 +94,8 @@ impl<'a> Reader<'a> {
             }
             Type::String => {
                 let bytes = self.sized()?;
-                let text = std::str::from_utf8(bytes).map_err(|_| self.wrong("a string that is not UTF-8".to_owned()))?;
+                let text =
+                    std::str::from_utf8(bytes).map_err(|_| self.wrong("a string that is not UTF-8".to_owned()))?;
                 push_string(&mut self.out, text);
             }
             Type::Enum(symbols) => {

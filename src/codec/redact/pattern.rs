@@ -1,8 +1,8 @@
 //! The patterns: one automaton for all of them, and checks for what a regular expression cannot say.
 
 use super::token::Tokens;
-use regex_automata::meta::Regex;
 use regex_automata::Input;
+use regex_automata::meta::Regex;
 use std::ops::Range;
 
 /// A pattern that Pelton brings.
@@ -36,7 +36,8 @@ pub enum PatternError {
 
 /// Runs of digit groups. Which of its groups are a card number is for [`cards`] to say; a lone separator joins groups.
 const CARD: &str = r"\d(?:[ \-]?\d){11,}";
-const PHONE: &str = r"(?:\+|\b00)[1-9]\d{0,2}(?:[ .\-/]{0,2}\(?\d{1,5}\)?){2,6}|(?:\(\d{3}\)[ .\-]?|\b\d{3}[.\-])\d{3}[ .\-]\d{4}\b";
+const PHONE: &str =
+    r"(?:\+|\b00)[1-9]\d{0,2}(?:[ .\-/]{0,2}\(?\d{1,5}\)?){2,6}|(?:\(\d{3}\)[ .\-]?|\b\d{3}[.\-])\d{3}[ .\-]\d{4}\b";
 const SECRETS: &[&str] = &[
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[A-Za-z0-9+/=\s:,\-]*",
     r"\b(?:sk|rk|pk)[-_](?:[a-z]{2,10}[-_])*[A-Za-z0-9_\-]{16,}",
@@ -107,9 +108,13 @@ impl Patterns {
         let token = format!("<(?:{}|withheld):[0-9a-f]{{16}}>", labels.join("|"));
         all.insert(0, ("token".to_owned(), Check::Token, token));
         let expressions: Vec<&str> = all.iter().map(|(.., expression)| expression.as_str()).collect();
-        let why = |e: regex_automata::meta::BuildError| PatternError::Syntax { label: "all".to_owned(), why: e.to_string() };
+        let why =
+            |e: regex_automata::meta::BuildError| PatternError::Syntax { label: "all".to_owned(), why: e.to_string() };
         let automaton = Regex::new_many(&expressions).map_err(why)?;
-        Ok(Self { automaton: Some(automaton), kinds: all.into_iter().map(|(label, check, _)| (label, check)).collect() })
+        Ok(Self {
+            automaton: Some(automaton),
+            kinds: all.into_iter().map(|(label, check, _)| (label, check)).collect(),
+        })
     }
 
     /// Whether there is something to replace.
@@ -201,7 +206,9 @@ fn cards(run: &str, mut found: impl FnMut(Range<usize>)) {
     while first < groups.len() {
         // A card has at most 19 digits, so at most 19 groups; the longest that fits counts.
         let ends = (first..groups.len().min(first + 19)).rev();
-        let card = ends.map(|last| (last, groups[first].start..groups[last].end)).find(|(_, range)| is_card(&run[range.clone()]));
+        let card = ends
+            .map(|last| (last, groups[first].start..groups[last].end))
+            .find(|(_, range)| is_card(&run[range.clone()]));
         match card {
             Some((last, range)) => {
                 found(range);
@@ -242,5 +249,5 @@ fn luhn(digits: &[u32]) -> bool {
         .enumerate()
         .map(|(i, &digit)| if i % 2 == 0 { digit } else { digit * 2 - if digit > 4 { 9 } else { 0 } })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }

@@ -66,7 +66,11 @@ fn equal_values_stay_equal_and_another_key_tells_nothing() {
     assert_eq!(one.text("Ann@Example.org"), one.text("ann@example.org"));
     assert_eq!(one.text("4111 1111 1111 1111"), one.text("4111-1111-1111-1111"));
     assert_ne!(one.text("ann@example.org"), one.text("bob@example.org"));
-    let settings = |key: Option<&[u8]>| Settings { built_in: vec![BuiltIn::Email], key: key.and_then(|k| Key::new(k.to_vec())), ..Settings::default() };
+    let settings = |key: Option<&[u8]>| Settings {
+        built_in: vec![BuiltIn::Email],
+        key: key.and_then(|k| Key::new(k.to_vec())),
+        ..Settings::default()
+    };
     let other = Redactor::new(settings(Some(b"another key, longer than 16"))).unwrap();
     assert_ne!(other.text("ann@example.org"), one.text("ann@example.org"));
     assert_eq!(Redactor::new(settings(None)).unwrap().text("ann@example.org"), "<email>");
@@ -95,7 +99,10 @@ fn json_stays_json_whatever_hides_in_it() {
     assert!(body["user"].as_str().unwrap().starts_with("<user:"), "{body}");
     assert_eq!(body["messages"][0]["name"].as_str().unwrap().replace("name", "requester"), new["requester"]);
     assert!(body["messages"][0]["content"].as_str().unwrap().starts_with("I am \"<email:"));
-    assert_eq!((&new["request_time"], &new["status_code"], &new["none"]), (&json!(1795341600123_u64), &json!(200), &Value::Null));
+    assert_eq!(
+        (&new["request_time"], &new["status_code"], &new["none"]),
+        (&json!(1795341600123_u64), &json!(200), &Value::Null)
+    );
     assert!(new["user.id"].as_str().unwrap().starts_with("<user_id:"));
     assert_eq!(redactor.json(&out), Ok(None), "a second time changes nothing");
     assert_eq!(redactor.json(r#"{"a": [1, "x\n", {"b": true}]}"#), Ok(None));
@@ -114,7 +121,12 @@ fn a_secret_cut_by_the_chunks_of_a_stream_is_found() {
 #[test]
 fn what_is_not_json_is_searched_or_withheld() {
     let searched = redactor(&[]);
-    for bytes in [&b"{\"a\": \"ann@example.org"[..], b"\xff\x00 ann@example.org", b"{\"a\": \"ann\\u0040example.org", b"\\\\u0040 ann\\\\u0040example.org"] {
+    for bytes in [
+        &b"{\"a\": \"ann@example.org"[..],
+        b"\xff\x00 ann@example.org",
+        b"{\"a\": \"ann\\u0040example.org",
+        b"\\\\u0040 ann\\\\u0040example.org",
+    ] {
         let out = searched.unreadable(bytes);
         assert!(!String::from_utf8_lossy(&out).contains("example.org"), "{}", String::from_utf8_lossy(&out));
     }
@@ -128,7 +140,9 @@ fn what_is_not_json_is_searched_or_withheld() {
 
 #[test]
 fn a_pattern_must_be_one() {
-    let own = |expression: &str| Redactor::new(Settings { patterns: vec![("x".to_owned(), expression.to_owned())], ..Settings::default() });
+    let own = |expression: &str| {
+        Redactor::new(Settings { patterns: vec![("x".to_owned(), expression.to_owned())], ..Settings::default() })
+    };
     assert!(matches!(own("(").unwrap_err(), PatternError::Syntax { label, .. } if label == "x"));
     assert_eq!(own("a*").unwrap_err(), PatternError::Empty("x".to_owned()));
 }

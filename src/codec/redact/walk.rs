@@ -246,7 +246,9 @@ impl<'t> Walk<'_, 't> {
         if self.layer < LAYERS_MAX && value.trim_start().starts_with(['{', '[']) {
             match redact(self.by, value, fields, self.layer + 1) {
                 Ok(redacted) => return redacted,
-                Err(NotJson { .. }) if !fields.is_empty() => return Some(self.by.tokens.of("withheld", value.as_bytes())),
+                Err(NotJson { .. }) if !fields.is_empty() => {
+                    return Some(self.by.tokens.of("withheld", value.as_bytes()));
+                }
                 Err(NotJson { .. }) => {}
             }
         }
