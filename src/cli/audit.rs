@@ -11,8 +11,9 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "For each topic partition the tables are read: every offset from the first to the one committed with\n\
-                        them must be in a row or a dead letter, once. Where offsets have gaps, the broker is asked whether\n\
-                        it holds a message there; transaction markers and compaction leave legal gaps.\n\
+                        them must be in a row or a dead letter, once, or on record as removed by retention or by\n\
+                        `pelton forget`. Where offsets have gaps, the broker is asked whether it holds a message\n\
+                        there; transaction markers and compaction leave legal gaps.\n\
                         Exits with 0 where nothing is missing and nothing is there twice, with 1 otherwise."
 )]
 pub struct Args {
@@ -45,6 +46,7 @@ fn show(report: &AuditReport) {
             t.next.to_string(),
             t.rows.to_string(),
             t.dead_letters.to_string(),
+            t.removed.to_string(),
             t.duplicate.to_string(),
             p.gaps
                 .iter()
@@ -53,13 +55,14 @@ fn show(report: &AuditReport) {
                 .join(", "),
         ]
     };
-    let header = ["topic", "partition", "first", "next", "rows", "dead letters", "duplicate", "gaps"];
+    let header = ["topic", "partition", "first", "next", "rows", "dead letters", "removed", "duplicate", "gaps"];
     print::table(&header, report.partitions.iter().map(row).collect());
     let verdict = if report.is_clean() { "clean" } else { "NOT CLEAN" };
     println!(
-        "{verdict}: {} rows, {} dead letters, {} missing, {} duplicate",
+        "{verdict}: {} rows, {} dead letters, {} removed on record, {} missing, {} duplicate",
         report.rows(),
         report.dead_letters(),
+        report.removed(),
         report.missing(),
         report.duplicate()
     );
@@ -79,7 +82,8 @@ pub(crate) fn to_json(report: &AuditReport) -> Value {
     let partition = |p: &AuditedPartition| {
         json!({
             "topic": p.tables.key.topic, "partition": p.tables.key.partition, "first": p.tables.first, "next": p.tables.next,
-            "rows": p.tables.rows, "dead_letters": p.tables.dead_letters, "duplicate": p.tables.duplicate,
+            "rows": p.tables.rows, "dead_letters": p.tables.dead_letters, "removed": p.tables.removed,
+            "duplicate": p.tables.duplicate,
             "gaps": p.gaps.iter().map(gap).collect::<Vec<_>>(),
         })
     };
@@ -87,6 +91,7 @@ pub(crate) fn to_json(report: &AuditReport) -> Value {
         "clean": report.is_clean(),
         "rows": report.rows(),
         "dead_letters": report.dead_letters(),
+        "removed": report.removed(),
         "missing": report.missing(),
         "duplicate": report.duplicate(),
         "partitions": report.partitions.iter().map(partition).collect::<Vec<_>>(),

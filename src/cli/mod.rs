@@ -4,6 +4,8 @@ pub(crate) mod audit;
 mod check_config;
 pub(crate) mod cycle;
 mod demo;
+mod forget;
+mod maintain;
 mod model;
 mod print;
 mod run;
@@ -35,6 +37,10 @@ enum Command {
     Run(run::Args),
     /// Prove from the tables that no message was lost and none is there twice
     Audit(audit::Args),
+    /// Merge small files, drop old days, write checkpoints and delete what nobody needs: once, now
+    Maintain(maintain::Args),
+    /// Delete everything that is about one requester, from every table and its old versions, with a receipt
+    Forget(forget::Args),
     /// Answer OpenAI's API on a model and its promoted version, each call logged to Kafka
     Serve(serve::Args),
     /// Turns of the wheel: run one by hand, list them, show one
@@ -75,6 +81,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Run(args) => block_on(run::run(args)),
         Command::Audit(args) => block_on(audit::run(args)),
+        Command::Maintain(args) => block_on(maintain::run(args)),
+        Command::Forget(args) => block_on(forget::run(args)),
         Command::Serve(args) => block_on(serve::run(args)),
         Command::Cycle(args) => block_on(cycle::run(args)),
         Command::Sql(args) => block_on(sql::run(args)),

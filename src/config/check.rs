@@ -1,7 +1,7 @@
 //! The sense of a configuration whose form is right: references, names, schedules, contradictions.
 
 use super::load::{Problem, Sections};
-use super::{Config, Ingest, Kafka, Lake, Model, Window};
+use super::{Config, Ingest, Kafka, Lake, Maintenance, Model, Window};
 use crate::domain::{IdError, ModelName, WindowName};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -35,6 +35,7 @@ pub(super) fn config(path: &Path, hash: &str, sections: Sections) -> Result<Conf
     lake(&sections.lake, &mut problems);
     kafka(&sections.kafka, &mut problems);
     ingest(&sections.ingest, &mut problems);
+    maintenance(&sections.maintenance, &mut problems);
     topic("publish.topic", &sections.publish.topic, &mut problems);
     if let Some(listen) = &sections.console.listen
         && listen.parse::<std::net::SocketAddr>().is_err()
@@ -59,6 +60,7 @@ pub(super) fn config(path: &Path, hash: &str, sections: Sections) -> Result<Conf
         lake: sections.lake,
         kafka: sections.kafka,
         ingest: sections.ingest,
+        maintenance: sections.maintenance,
         windows,
         models,
         publish: sections.publish,
@@ -135,6 +137,20 @@ fn ingest(ingest: &Ingest, problems: &mut Problems) {
     }
     if ingest.batch_bytes_max > ingest.in_flight_bytes_max {
         problems.add("ingest.batch_bytes_max", "is larger than ingest.in_flight_bytes_max: no batch would ever fill");
+    }
+}
+
+fn maintenance(maintenance: &Maintenance, problems: &mut Problems) {
+    for (name, days) in &maintenance.retention_days {
+        let path = format!("maintenance.retention_days.{name}");
+        if !Maintenance::RETAINED.contains(&name.as_str()) {
+            problems.add(
+                path,
+                format!("is no table whose days are dropped; those are {}", Maintenance::RETAINED.join(", ")),
+            );
+        } else if *days == 0 {
+            problems.add(path, "must be at least 1 day; leave the table out to keep its rows for ever");
+        }
     }
 }
 

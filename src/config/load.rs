@@ -1,6 +1,6 @@
 //! Text to [`Config`], in four steps that each report all that they find: environment, schema, types, sense.
 
-use super::{Config, Console, Ingest, Kafka, Lake, Model, Publish, Telemetry, Window, check};
+use super::{Config, Console, Ingest, Kafka, Lake, Maintenance, Model, Publish, Telemetry, Window, check};
 use jsonschema::error::{ValidationError, ValidationErrorKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,9 @@ struct Raw {
     /// Logs to tables.
     #[serde(default)]
     ingest: Ingest,
+    /// Keeping the tables in order.
+    #[serde(default)]
+    maintenance: Maintenance,
     /// Named choices of prompts, by name.
     #[serde(default)]
     windows: BTreeMap<String, Window>,
@@ -131,6 +134,7 @@ pub(super) struct Sections {
     pub lake: Lake,
     pub kafka: Kafka,
     pub ingest: Ingest,
+    pub maintenance: Maintenance,
     pub windows: BTreeMap<String, Window>,
     pub models: BTreeMap<String, Model>,
     pub publish: Publish,
@@ -140,8 +144,8 @@ pub(super) struct Sections {
 
 impl From<Raw> for Sections {
     fn from(raw: Raw) -> Self {
-        let Raw { version: _, lake, kafka, ingest, windows, models, publish, console, telemetry } = raw;
-        Self { lake, kafka, ingest, windows, models, publish, console, telemetry }
+        let Raw { version: _, lake, kafka, ingest, maintenance, windows, models, publish, console, telemetry } = raw;
+        Self { lake, kafka, ingest, maintenance, windows, models, publish, console, telemetry }
     }
 }
 

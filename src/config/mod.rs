@@ -5,10 +5,12 @@
 
 mod check;
 mod load;
+mod maintenance;
 mod model;
 mod sections;
 
 pub use load::{Error, Problem, from_text, load, schema_json};
+pub use maintenance::Maintenance;
 pub use model::{Algorithm, Explore, Gate, Lora, Model, Optimize, Schedule, Score, SqlScore};
 pub use sections::{Console, Format, Ingest, Kafka, Lake, Publish, Start, Telemetry, Window};
 
@@ -29,6 +31,8 @@ pub struct Config {
     pub kafka: Kafka,
     /// Logs to tables.
     pub ingest: Ingest,
+    /// Keeping the tables in order.
+    pub maintenance: Maintenance,
     /// Named choices of prompts.
     pub windows: BTreeMap<WindowName, Window>,
     /// Models to tune.

@@ -62,6 +62,12 @@ impl AuditReport {
         self.partitions.iter().map(|p| p.tables.dead_letters).sum()
     }
 
+    /// Rows that were taken out on record.
+    #[must_use]
+    pub fn removed(&self) -> u64 {
+        self.partitions.iter().map(|p| p.tables.removed).sum()
+    }
+
     /// Whether nothing was lost and nothing is there twice.
     #[must_use]
     pub fn is_clean(&self) -> bool {

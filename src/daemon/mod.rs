@@ -3,7 +3,7 @@
 //! | task | what its failure means | what shutdown means to it |
 //! |---|---|---|
 //! | ingest | the daemon ends with an error: rows must not pile up unseen | stops reading, commits what it has, leaves the group |
-//! | maintenance | a warning; tried again at the next turn | ends between two tables |
+//! | maintenance | a warning; tried again at the next turn | ends at once: what is half done was not committed |
 //! | schedule | a warning; tried again at the next turn | the child is asked to end, and the cycle goes on at the next start |
 //! | console | the daemon ends with an error: it was asked to listen | answers what it has begun |
 
@@ -11,25 +11,27 @@ pub mod audit;
 pub mod call_log;
 pub mod console;
 pub mod cycle;
+pub mod forget;
 pub mod pipeline;
 pub mod schedule;
 mod scheduler;
 
 use crate::config::Config;
 use crate::domain::{Version, VersionState};
-use crate::lake::{Lake, TableName};
+use crate::lake::{Lake, Round, TableName};
 use crate::query::{Sources, Table};
-use crate::runtime::{Backoff, Shutdown};
+use crate::runtime::{Backoff, Shutdown, now};
 use anyhow::{Context as _, Result};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-/// How often checkpoints are written and the tables' logs cleaned up.
-const MAINTENANCE_PERIOD: Duration = Duration::from_secs(60);
+/// Listing folders, dropping and deleting is done at every so many rounds of maintenance, the first among them.
+const ROUNDS_A_THOROUGH_ONE: u64 = 20;
 
 /// Opens the lake of a configuration; a relative folder is relative to the configuration's file.
 ///
@@ -99,7 +101,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<()> {
     if let Some(listen) = config.console.listen.clone() {
         tasks.spawn(console::serve(listen, ready.clone(), shutdown.clone()));
     }
-    tasks.spawn(maintain(lake.clone(), shutdown.clone()));
+    tasks.spawn(maintain(Arc::clone(&config), lake.clone(), shutdown.clone()));
     tasks.spawn(pipeline::run_ingest(config.clone(), lake.clone(), Arc::default(), shutdown.clone()));
     tasks.spawn(scheduler::run(Arc::clone(&config), lake.clone(), shutdown.clone()));
     ready.set(true);
@@ -136,15 +138,42 @@ async fn open_lake_patiently(config: &Config, shutdown: &Shutdown) -> Result<Lak
     }
 }
 
-async fn maintain(lake: Lake, shutdown: Shutdown) -> Result<()> {
-    loop {
+/// Keeps the tables in order until the shutdown: each round merges small files, every [`ROUNDS_A_THOROUGH_ONE`]th also drops
+/// old days and deletes what nobody needs.
+async fn maintain(config: Arc<Config>, lake: Lake, shutdown: Shutdown) -> Result<()> {
+    let period = Duration::from_secs(config.maintenance.period_seconds);
+    for number in 1u64.. {
+        // Daemons of one group start together; they should not merge the same files at the same time.
+        let pause = period.mul_f64(rand::random_range(0.75..1.25));
         tokio::select! {
-            () = tokio::time::sleep(MAINTENANCE_PERIOD) => {}
-            () = shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.cancelled() => break,
         }
-        match lake.maintain().await {
-            Ok(done) => tracing::debug!(?done, "maintained"),
-            Err(error) => tracing::warn!(error = %error, "maintenance failed, trying again later"),
+        let round = Round { now: now(), thorough: number % ROUNDS_A_THOROUGH_ONE == 1, dry_run: false };
+        let (lake, config, shutdown) = (lake.clone(), Arc::clone(&config), shutdown.clone());
+        let runtime = Handle::current();
+        // Decoding and encoding take their time: not on the threads that answer and wait.
+        let work = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    done = lake.maintain(&config.maintenance, &[], round) => Some(done),
+                    // Ended anywhere it leaves files that nothing refers to, as a crash would; the vacuum takes them later.
+                    () = shutdown.cancelled() => None,
+                }
+            })
+        };
+        match tokio::task::spawn_blocking(work).await.context("maintenance panicked")? {
+            Some(Ok(done)) => {
+                for one in done.iter().filter(|one| one.did_something()) {
+                    tracing::debug!(?one, "maintained");
+                }
+            }
+            Some(Err(error)) => {
+                let error = format!("{:#}", anyhow::Error::new(error));
+                tracing::warn!(error, "maintenance failed, trying again later");
+            }
+            None => break,
         }
     }
+    Ok(())
 }

@@ -1,11 +1,12 @@
 //! The proof, from the tables alone, that nothing was lost and nothing is there twice.
 //!
 //! For each partition the log says from which offset ingestion began and which it needs next; every offset between must be
-//! in exactly one row of the topic's table or of `dead_letter`. Offsets that no message ever had (transaction markers,
+//! in exactly one row of the topic's table or of `dead_letter`, or on record in `removal`. Offsets that no message ever had (transaction markers,
 //! aborted messages, compacted ones) show as gaps: only the broker can confirm those, so they are listed, not judged.
 
 use super::committer::{PartitionKey, transactions};
 use super::error::{Error, Result};
+use super::ranges::{Gap, subtract};
 use super::{Lake, TableName, log};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
@@ -17,23 +18,6 @@ use futures::TryStreamExt as _;
 use object_store::ObjectStoreExt as _;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-
-/// A range of offsets in no row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gap {
-    /// Its first offset.
-    pub first: i64,
-    /// Its last offset.
-    pub last: i64,
-}
-
-impl Gap {
-    /// Offsets in it.
-    #[must_use]
-    pub fn offsets(&self) -> u64 {
-        u64::try_from(self.last - self.first + 1).unwrap_or(0)
-    }
-}
 
 /// What the tables hold of one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +38,9 @@ pub struct PartitionAudit {
     pub dead_letters: u64,
     /// Rows more than there are different offsets, and rows outside `[first, next)`.
     pub duplicate: u64,
-    /// Ranges of `[first, next)` in no row.
+    /// Offsets in no row because retention or a request to forget took the row out; `removal` says which.
+    pub removed: u64,
+    /// Ranges of `[first, next)` in no row that nothing explains.
     pub gaps: Vec<Gap>,
 }
 
@@ -86,7 +72,13 @@ impl Audit {
         self.partitions.iter().map(|p| p.dead_letters).sum()
     }
 
-    /// Offsets in no row.
+    /// Offsets whose rows were taken out on purpose.
+    #[must_use]
+    pub fn removed(&self) -> u64 {
+        self.partitions.iter().map(|p| p.removed).sum()
+    }
+
+    /// Offsets in no row that nothing explains.
     #[must_use]
     pub fn missing(&self) -> u64 {
         self.partitions.iter().map(PartitionAudit::missing).sum()
@@ -98,7 +90,7 @@ impl Audit {
         self.partitions.iter().map(|p| p.duplicate).sum()
     }
 
-    /// Whether every offset is in exactly one row.
+    /// Whether every offset is in exactly one row, or was taken out on record.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.missing() == 0 && self.duplicate() == 0
@@ -120,8 +112,18 @@ impl Lake {
                 continue;
             }
             let session = self.audit_session(name, &table).await?;
+            let mut audited = Vec::new();
             for partition in ranges(&offsets) {
-                partitions.push(audit(&session, name, partition).await?);
+                audited.push(audit(&session, name, partition).await?);
+            }
+            // Removals are recorded before they are made, so those read after the rows explain all that the rows lack.
+            let removed = self.removed_offsets(&[name, TableName::DeadLetter]).await?;
+            for mut partition in audited {
+                let unexplained = subtract(&partition.gaps, removed.get(&partition.key).map_or(&[], Vec::as_slice));
+                let offsets = |gaps: &[Gap]| gaps.iter().map(Gap::offsets).sum::<u64>();
+                partition.removed = offsets(&partition.gaps) - offsets(&unexplained);
+                partition.gaps = unexplained;
+                partitions.push(partition);
             }
         }
         Ok(Audit { partitions })
@@ -157,6 +159,7 @@ fn ranges(offsets: &BTreeMap<String, i64>) -> Vec<PartitionAudit> {
             rows: 0,
             dead_letters: 0,
             duplicate: 0,
+            removed: 0,
             gaps: Vec::new(),
         })
     };

@@ -13,7 +13,7 @@
 //! there means that every dead letter below `e` is stored, and on a replay those below it are skipped. Both are exact.
 
 use super::error::{Error, Result};
-use super::{Lake, TableName, log};
+use super::{Lake, TableName, Turns, log};
 use crate::runtime::{Failpoint, failpoint};
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -23,6 +23,7 @@ use deltalake::kernel::{Add, Transaction};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Tries within one call; the caller, who knows about shutdown and backoff, tries the call again.
@@ -97,6 +98,7 @@ pub struct Committer {
     prefix: String,
     tables: BTreeMap<TableName, Offsets>,
     dead_letters: Offsets,
+    turns: Arc<Turns>,
 }
 
 impl Lake {
@@ -110,7 +112,8 @@ impl Lake {
             tables.insert(name, Offsets::new(name, self.fresh(name).await?.clone()));
         }
         let dead_letters = Offsets::new(TableName::DeadLetter, self.fresh(TableName::DeadLetter).await?.clone());
-        Ok(Committer { prefix: format!("{pipeline}/{cluster}"), tables, dead_letters })
+        let turns = Arc::clone(&self.inner.turns);
+        Ok(Committer { prefix: format!("{pipeline}/{cluster}"), tables, dead_letters, turns })
     }
 }
 
@@ -178,6 +181,9 @@ impl Committer {
         let adds = self.table(name).write(batches).await?;
         failpoint(Failpoint::AfterWrite);
         let rows = parts.iter().flat_map(|p| &p.rows).map(RecordBatch::num_rows).sum();
+        // Rewrites of files in this process wait until this is committed: neither makes the other begin anew.
+        let turns = Arc::clone(&self.turns);
+        let _turn = turns[&name].lock().await;
         for attempt in 1.. {
             if let Standing::End = self.standing(name, parts).await? {
                 break;

@@ -11,12 +11,17 @@ use deltalake::protocol::{DeltaOperation, OutputMode, SaveMode};
 use deltalake::writer::{DeltaWriter, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 
-/// How long versions can be read back. Clean-up is a task of ours, never part of a commit.
-const LOG_RETENTION: &str = "interval 7 days";
+/// How long versions can be read back until maintenance sets what is configured. Clean-up is a task of ours, never part of
+/// a commit.
+const HISTORY: &str = "interval 24 hours";
+/// The table's property for log entries.
+pub(super) const LOG_RETENTION: &str = "delta.logRetentionDuration";
+/// The table's property for files that no newer version needs; checkpoints forget them after it.
+pub(super) const FILE_RETENTION: &str = "delta.deletedFileRetentionDuration";
 /// Commits that lost the race to another writer try again at the next version this often.
 const COMMIT_RETRIES_MAX: usize = 100;
 /// A file that reaches this size is closed and the next begun.
-const FILE_BYTES_TARGET: u64 = 128 * 1024 * 1024;
+pub(super) const FILE_BYTES_TARGET: u64 = 128 * 1024 * 1024;
 
 /// A handle on a table whose log is not read yet.
 pub(super) fn unloaded(store: &Store, name: TableName) -> Result<DeltaTable> {
@@ -48,7 +53,8 @@ async fn create(table: &DeltaTable, name: TableName) -> std::result::Result<(), 
         .with_columns(name.columns().iter().map(Column::delta_field))
         .with_partition_columns(name.partition_columns().iter().copied())
         .with_configuration([
-            ("delta.logRetentionDuration", Some(LOG_RETENTION.to_owned())),
+            (LOG_RETENTION, Some(HISTORY.to_owned())),
+            (FILE_RETENTION, Some(HISTORY.to_owned())),
             ("delta.enableExpiredLogCleanup", Some("false".to_owned())),
             ("delta.dataSkippingStatsColumns", Some(name.statistics_columns().join(","))),
         ])
@@ -73,19 +79,32 @@ pub(super) fn version_of(table: &DeltaTable) -> i64 {
     table.version().and_then(|v| i64::try_from(v).ok()).unwrap_or(-1)
 }
 
+/// A writer of Parquet files that no version refers to yet.
+pub(super) fn writer(
+    table: &DeltaTable,
+    name: TableName,
+    bytes_target: u64,
+) -> std::result::Result<RecordBatchWriter, DeltaTableError> {
+    let writer = RecordBatchWriter::for_table(table)?;
+    Ok(writer.with_target_file_size(bytes_target).with_writer_properties(name.writer_properties()))
+}
+
 /// Writes batches as Parquet files that no version refers to yet.
 pub(super) async fn write(
     table: &DeltaTable,
     name: TableName,
     batches: Vec<RecordBatch>,
 ) -> std::result::Result<Vec<Add>, DeltaTableError> {
-    let mut writer = RecordBatchWriter::for_table(table)?
-        .with_target_file_size(FILE_BYTES_TARGET)
-        .with_writer_properties(name.writer_properties());
+    let mut writer = writer(table, name, FILE_BYTES_TARGET)?;
     for batch in batches.into_iter().filter(|b| b.num_rows() > 0) {
         writer.write(batch).await?;
     }
     writer.flush().await
+}
+
+/// A commit that does nothing beside: checkpoints and clean-up are maintenance's.
+pub(super) fn quiet() -> CommitProperties {
+    CommitProperties::default().with_create_checkpoint(false).with_cleanup_expired_logs(Some(false))
 }
 
 /// Adds files and moves application transactions in one commit; the handle then stands at the new version.
@@ -96,11 +115,7 @@ pub(super) async fn commit(
     adds: Vec<Add>,
     transactions: Vec<Transaction>,
 ) -> std::result::Result<(), DeltaTableError> {
-    let properties = CommitProperties::default()
-        .with_application_transactions(transactions)
-        .with_max_retries(COMMIT_RETRIES_MAX)
-        .with_create_checkpoint(false)
-        .with_cleanup_expired_logs(Some(false));
+    let properties = quiet().with_application_transactions(transactions).with_max_retries(COMMIT_RETRIES_MAX);
     let operation = DeltaOperation::StreamingUpdate {
         output_mode: OutputMode::Append,
         query_id: "pelton".to_owned(),

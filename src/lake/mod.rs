@@ -3,10 +3,11 @@
 //! - [`Lake`] opens or creates the tables at a URL, appends domain values to the low-rate ones, reads them back, and
 //!   hands out DataFusion providers of any table at any version.
 //! - [`Committer`] adds what came from Kafka together with the offsets that it came from, exactly once.
-//! - [`Lake::maintain`] writes checkpoints and cleans the log up, off the path of commits.
+//! - [`Lake::maintain`] merges small files, writes checkpoints, cleans up and drops old days, off the path of commits.
 //! - [`Lake::audit`] proves from the tables that nothing was lost and nothing is there twice.
 //!
-//! Nothing but this module knows Delta. It never deletes a row, and never moves an offset without the rows before it.
+//! Nothing but this module knows Delta. It deletes a row only by a configured retention or a request to
+//! forget, and records that first; it never moves an offset without the rows before it.
 
 mod append;
 mod audit;
@@ -14,24 +15,31 @@ mod column;
 mod committer;
 mod durable;
 mod error;
+mod files;
+mod forget;
 mod layout;
 mod log;
 mod maintain;
+mod ranges;
 mod read;
+mod rewrite;
 mod store;
 mod table;
 mod tables;
 
-pub use audit::{Audit, Gap, PartitionAudit};
+pub use audit::{Audit, PartitionAudit};
 pub use column::{Column, Kind};
 pub use committer::{CommitError, Committed, Committer, Part, PartitionKey};
 pub use error::{Error, Result};
-pub use maintain::Maintained;
+pub use forget::{Forgotten, ForgottenTable, Request as ForgetRequest};
+pub use maintain::{Compacted, Dropped, Maintained, Round, Vacuumed};
+pub use ranges::Gap;
 pub use store::Store;
 pub use table::{TableName, UnknownTable};
 pub use tables::dead_letter::DeadLetterBuilder;
 pub use tables::feedback::FeedbackBuilder;
 pub use tables::inference_log::InferenceLogBuilder;
+pub use tables::removal::{Reason, Removal};
 
 use crate::config;
 use arrow::datatypes::SchemaRef;
@@ -55,10 +63,14 @@ pub struct Lake {
 struct Inner {
     store: Store,
     tables: BTreeMap<TableName, Mutex<DeltaTable>>,
+    /// Whose turn it is to commit to a table, among those of this process that must not get in each other's way.
+    turns: Arc<Turns>,
     /// Names this process in the `txn` of its appends, so that an append whose answer was lost is not repeated.
     writer: Uuid,
     appends: AtomicI64,
 }
+
+type Turns = BTreeMap<TableName, Mutex<()>>;
 
 impl Lake {
     /// Opens the lake that the configuration names, and creates the tables that it lacks.
@@ -67,11 +79,20 @@ impl Lake {
     /// [`Error::Url`] or [`Error::Store`] where the URL or its options are wrong, [`Error::Table`] where the store cannot
     /// be reached or a log cannot be read.
     pub async fn open(config: &config::Lake) -> Result<Self> {
-        let store = Store::open(config)?;
+        Self::open_at(Store::open(config)?).await
+    }
+
+    /// Opens the lake in a store that is open already, and creates the tables that it lacks.
+    ///
+    /// # Errors
+    /// [`Error::Table`] where the store cannot be reached or a log cannot be read.
+    pub async fn open_at(store: Store) -> Result<Self> {
         let opened = TableName::ALL.map(|name| log::open_or_create(&store, name));
         let tables = futures::future::try_join_all(opened).await?;
         let tables = TableName::ALL.into_iter().zip(tables.into_iter().map(Mutex::new)).collect();
-        Ok(Self { inner: Arc::new(Inner { store, tables, writer: Uuid::now_v7(), appends: AtomicI64::new(1) }) })
+        let turns = Arc::new(TableName::ALL.into_iter().map(|name| (name, Mutex::default())).collect());
+        let (writer, appends) = (Uuid::now_v7(), AtomicI64::new(1));
+        Ok(Self { inner: Arc::new(Inner { store, tables, turns, writer, appends }) })
     }
 
     /// The lake's URL, with a slash at its end.
@@ -133,5 +154,10 @@ impl Lake {
         log::ensure_there(&table).map_err(Error::table(name, "find its log"))?;
         table.update_state().await.map_err(Error::table(name, "read the log"))?;
         Ok(table)
+    }
+
+    /// Waits for the turn to commit to a table.
+    async fn turn(&self, name: TableName) -> MutexGuard<'_, ()> {
+        self.inner.turns[&name].lock().await
     }
 }

@@ -1,8 +1,10 @@
 //! Reading the low-rate tables back as domain values.
 
 use super::error::{Error, Result};
-use super::tables::{candidate, cycle, model_version, training_window};
-use super::{Lake, TableName};
+use super::ranges::{Gap, union};
+use super::tables::removal::Removal;
+use super::tables::{candidate, cycle, model_version, removal, training_window};
+use super::{Lake, PartitionKey, TableName};
 use crate::domain::{Candidate, CycleEvent, CycleId, ModelName, TrainingSet, Version};
 use arrow::array::RecordBatch;
 use datafusion::prelude::SessionContext;
@@ -69,6 +71,29 @@ impl Lake {
     pub async fn training_set(&self, cycle: &CycleId) -> Result<Option<TrainingSet>> {
         let only = format!("WHERE cycle = '{cycle}' ORDER BY split, position");
         training_window::read(&self.select(TableName::TrainingWindow, &only).await?)
+    }
+
+    /// Everything that was ever taken out on purpose, by time.
+    ///
+    /// # Errors
+    /// As [`Self::cycle_events`].
+    pub async fn removals(&self) -> Result<Vec<Removal>> {
+        each(&self.select(TableName::Removal, "ORDER BY time, removal, first_offset").await?, removal::read)
+    }
+
+    /// The offsets whose rows were taken out of tables, by partition, in order.
+    pub(super) async fn removed_offsets(&self, tables: &[TableName]) -> Result<BTreeMap<PartitionKey, Vec<Gap>>> {
+        let mut ranges: BTreeMap<PartitionKey, Vec<Gap>> = BTreeMap::new();
+        for removal in self.removals().await?.into_iter().filter(|r| tables.contains(&r.table)) {
+            let key =
+                PartitionKey { topic: removal.topic, generation: removal.generation, partition: removal.partition };
+            ranges.entry(key).or_default().push(Gap { first: removal.first, last: removal.last });
+        }
+        for ranges in ranges.values_mut() {
+            ranges.sort_unstable();
+            *ranges = union(std::mem::take(ranges));
+        }
+        Ok(ranges)
     }
 
     /// The rows of `SELECT * FROM table` and what follows. Values in it come from validated names only.

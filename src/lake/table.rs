@@ -25,11 +25,13 @@ pub enum TableName {
     Evaluation,
     /// One state change of a version a row.
     ModelVersion,
+    /// One range of offsets a row, whose rows were taken out on purpose.
+    Removal,
 }
 
 impl TableName {
     /// All tables, in the order data flows.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::InferenceLog,
         Self::DeadLetter,
         Self::Feedback,
@@ -38,6 +40,7 @@ impl TableName {
         Self::Cycle,
         Self::Evaluation,
         Self::ModelVersion,
+        Self::Removal,
     ];
 
     /// The name in SQL and in paths.
@@ -52,6 +55,7 @@ impl TableName {
             Self::Cycle => "cycle",
             Self::Evaluation => "evaluation",
             Self::ModelVersion => "model_version",
+            Self::Removal => "removal",
         }
     }
 
@@ -67,6 +71,7 @@ impl TableName {
             Self::Cycle => "one state change of one cycle; the current state is the last row",
             Self::Evaluation => "one holdout prompt, champion and challenger side by side",
             Self::ModelVersion => "one state change of one model version",
+            Self::Removal => "one range of offsets whose rows were taken out on purpose",
         }
     }
 
@@ -82,6 +87,7 @@ impl TableName {
             Self::Cycle => tables::cycle::COLUMNS,
             Self::Evaluation => tables::evaluation::COLUMNS,
             Self::ModelVersion => tables::model_version::COLUMNS,
+            Self::Removal => tables::removal::COLUMNS,
         }
     }
 
@@ -89,6 +95,16 @@ impl TableName {
     #[must_use]
     pub fn arrow_schema(self) -> SchemaRef {
         arrow_schema(self.columns())
+    }
+
+    /// Whether Kafka feeds it: its rows carry the offsets that they came from.
+    #[must_use]
+    pub fn is_ingested(self) -> bool {
+        matches!(self, Self::InferenceLog | Self::Feedback | Self::DeadLetter)
+    }
+
+    pub(super) fn is_partitioned(self) -> bool {
+        !self.partition_columns().is_empty()
     }
 
     pub(super) fn partition_columns(self) -> &'static [&'static str] {
@@ -120,6 +136,7 @@ impl TableName {
             Self::Cycle => &["cycle", "model", "state", "time"],
             Self::Evaluation => &["cycle", "model", "version"],
             Self::ModelVersion => &["model", "version", "state", "time"],
+            Self::Removal => &["table_name", "kafka_topic", "kafka_partition", "first_offset", "last_offset"],
         }
     }
 }

@@ -1,63 +1,13 @@
 //! The exactly-once protocol against zombies, races, replays and lost answers; and that others can read what it wrote.
 
 use crate::support::lake::{config, count, number, open};
-use crate::support::{kafka, python};
-use pelton::codec;
-use pelton::domain::{DeadLetterCode, DeadLetterRow, Origin, Row, RowKind, Timestamp};
-use pelton::lake::{
-    CommitError, Committer, DeadLetterBuilder, Gap, InferenceLogBuilder, Lake, Part, PartitionKey, TableName,
-};
+use crate::support::parts::{assert_exact, committer, key, part};
+use crate::support::python;
+use pelton::domain::Timestamp;
+use pelton::lake::{CommitError, Gap, Lake, Round, TableName};
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 const LOGS: TableName = TableName::InferenceLog;
-
-fn key(partition: i32) -> PartitionKey {
-    PartitionKey { topic: "logs".to_owned(), generation: "0".to_owned(), partition }
-}
-
-/// The offsets of a range as rows; those that end in 7 are dead letters.
-fn part(partition: i32, range: Range<i64>) -> Part {
-    let (mut rows, mut dead) = (InferenceLogBuilder::new(), DeadLetterBuilder::new());
-    for offset in range.clone() {
-        let origin = Origin {
-            topic: "logs",
-            topic_id: "0",
-            partition,
-            offset,
-            time: None,
-            ingest_time: Timestamp::from_millis(offset),
-            replay_time: None,
-        };
-        if offset % 10 == 7 {
-            let code = DeadLetterCode::NotJson;
-            let row = DeadLetterRow { code, reason: "x".to_owned(), key: None, payload: Some(b"x"), headers: vec![] };
-            dead.append(&row, &origin);
-            continue;
-        }
-        let bytes = kafka::log(u64::try_from(offset).unwrap());
-        match codec::decode(RowKind::Inference, Some(&bytes), 1 << 20).unwrap() {
-            Row::Inference(row) => rows.append(&row, &origin),
-            other => panic!("{other:?}"),
-        }
-    }
-    let (rows, dead_letters) = (vec![rows.finish()], vec![dead.finish()]);
-    Part { key: key(partition), start: range.start, end: range.end, rows, dead_letters }
-}
-
-async fn committer(lake: &Lake) -> Committer {
-    lake.committer("default", "cluster").await.unwrap()
-}
-
-async fn assert_exact(lake: &Lake, partitions: &[(i32, i64, i64)]) {
-    let audit = lake.audit().await.unwrap();
-    assert!(audit.is_clean(), "{audit:#?}");
-    let found: Vec<_> = audit.partitions.iter().map(|p| (p.key.partition, p.first, p.next)).collect();
-    assert_eq!(found, partitions);
-    for p in &audit.partitions {
-        assert_eq!(p.rows + p.dead_letters, u64::try_from(p.next - p.first).unwrap(), "{p:?}");
-    }
-}
 
 fn moved(result: Result<impl std::fmt::Debug, CommitError>) -> (i64, Option<i64>) {
     match result {
@@ -140,7 +90,9 @@ async fn offsets_survive_a_checkpoint_and_the_audit_reads_them_from_it() {
     for i in 0..55 {
         us.commit(LOGS, &[part(0, i * 2..i * 2 + 2)]).await.unwrap();
     }
-    assert!(lake.maintain().await.unwrap().checkpoints > 0);
+    let round = Round { now: Timestamp::EPOCH, thorough: false, dry_run: false };
+    let done = lake.maintain(&pelton::config::Maintenance::default(), &[LOGS], round).await.unwrap();
+    assert!(done[0].checkpoint);
     us.commit(LOGS, &[part(0, 110..120)]).await.unwrap();
     let reopened = Lake::open(&config(dir.path())).await.unwrap();
     assert_eq!(committer(&reopened).await.positions(LOGS, &[key(0)]).await.unwrap(), [Some(120)]);

@@ -7,6 +7,7 @@ pub mod evaluation;
 pub mod feedback;
 pub mod inference_log;
 pub mod model_version;
+pub mod removal;
 pub mod training_window;
 
 use super::error::{Error, Result};

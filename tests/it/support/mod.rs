@@ -2,5 +2,6 @@
 
 pub mod kafka;
 pub mod lake;
+pub mod parts;
 pub mod python;
 pub mod tables;

@@ -1,0 +1,97 @@
+//! Small files into few: rows are moved, never changed, in one commit a round.
+
+use super::super::error::{Error, Result};
+use super::super::rewrite::{LiveFile, Outcome, Rewrite, live_files, write_rows_of};
+use super::super::{Lake, TableName};
+use super::plan::{Aim, bins};
+use arrow::array::BooleanArray;
+use deltalake::DeltaTable;
+use deltalake::protocol::DeltaOperation;
+
+/// Files that one commit takes out at most: more make a log entry that every reader pays for at once.
+const FILES_A_COMMIT_MAX: usize = 2_000;
+
+/// What merging did to a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Compacted {
+    /// Files that were merged.
+    pub files_merged: usize,
+    /// Files that they became.
+    pub files_written: usize,
+    /// Their rows.
+    pub rows: u64,
+    /// Merges that another writer made useless by being first.
+    pub overtaken: usize,
+}
+
+impl Lake {
+    /// Merges a table's small files. Ingestion goes on beside it, in this process and in others.
+    pub(super) async fn compact(&self, name: TableName, aim: Aim, dry_run: bool) -> Result<Compacted> {
+        // A copy, so that no reader waits while files are rewritten.
+        let table = self.fresh(name).await?.clone();
+        let files = live_files(&table).map_err(Error::table(name, "list its files"))?;
+        let mut done = Compacted::default();
+        for bins in commits(bins(&files, aim)) {
+            let bins: Vec<Vec<&LiveFile>> = bins.iter().map(|bin| bin.iter().map(|&i| &files[i]).collect()).collect();
+            if dry_run {
+                done.files_merged += bins.iter().map(Vec::len).sum::<usize>();
+                done.files_written += bins.len();
+                done.rows += bins.iter().flatten().filter_map(|f| f.rows).sum::<u64>();
+            } else {
+                self.merge(name, &table, &bins, aim, &mut done).await?;
+            }
+        }
+        Ok(done)
+    }
+
+    async fn merge(
+        &self,
+        name: TableName,
+        table: &DeltaTable,
+        bins: &[Vec<&LiveFile>],
+        aim: Aim,
+        done: &mut Compacted,
+    ) -> Result<()> {
+        let mut rewrite = Rewrite {
+            removes: Vec::new(),
+            adds: Vec::new(),
+            operation: DeltaOperation::Optimize {
+                predicate: None,
+                target_size: i64::try_from(aim.bytes_target).unwrap_or(i64::MAX),
+            },
+        };
+        let mut rows = 0;
+        for bin in bins {
+            let all = |batch: &arrow::array::RecordBatch| Ok(BooleanArray::from(vec![true; batch.num_rows()]));
+            let written = write_rows_of(table, name, bin, aim.bytes_target, all).await;
+            let written = written.map_err(Error::table(name, "merge small files"))?;
+            rows += written.rows_written;
+            rewrite.removes.extend(bin.iter().map(|file| file.remove(false)));
+            rewrite.adds.extend(written.adds);
+        }
+        match self.rewrite(name, &rewrite).await? {
+            Outcome::Done(_) => {
+                done.files_merged += rewrite.removes.len();
+                done.files_written += rewrite.adds.len();
+                done.rows += rows;
+            }
+            Outcome::Overtaken => done.overtaken += bins.len(),
+        }
+        Ok(())
+    }
+}
+
+/// Bins in groups that fit one commit.
+fn commits(bins: Vec<Vec<usize>>) -> Vec<Vec<Vec<usize>>> {
+    let mut commits: Vec<Vec<Vec<usize>>> = Vec::new();
+    let mut files = FILES_A_COMMIT_MAX;
+    for bin in bins {
+        if files + bin.len() > FILES_A_COMMIT_MAX {
+            commits.push(Vec::new());
+            files = 0;
+        }
+        files += bin.len();
+        commits.last_mut().expect("one was just pushed").push(bin);
+    }
+    commits
+}

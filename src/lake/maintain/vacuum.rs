@@ -1,0 +1,95 @@
+//! Deleting files that no readable version refers to: those that newer versions replaced, and those of commits that never
+//! came to be.
+//!
+//! Only age decides. A file may be written and not yet committed, by this process or another, so nothing that is younger
+//! than the history is deleted unless the log says that it was taken out before.
+
+use super::super::error::{Error, Result};
+use super::super::{Lake, TableName};
+use deltalake::{DeltaTable, DeltaTableError};
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::ObjectStoreExt as _;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+/// What the vacuum deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Vacuumed {
+    /// Files.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A file under a table's folder that its newest version does not refer to.
+#[derive(Debug, Clone)]
+pub(in crate::lake) struct Unused {
+    pub(in crate::lake) path: deltalake::Path,
+    pub(in crate::lake) bytes: u64,
+    /// When it was taken out of the table, in milliseconds since the epoch; nothing where the log does not know it.
+    pub(in crate::lake) removed_ms: Option<i64>,
+    /// When it was written.
+    pub(in crate::lake) written_ms: i64,
+}
+
+impl Lake {
+    pub(super) async fn vacuum(
+        &self,
+        name: TableName,
+        history: Duration,
+        now_ms: i64,
+        dry_run: bool,
+    ) -> Result<Vacuumed> {
+        let table = self.fresh(name).await?.clone();
+        let unused = unused(&table).await.map_err(Error::table(name, "list its folder"))?;
+        let before = now_ms - i64::try_from(history.as_millis()).unwrap_or(i64::MAX);
+        let old: Vec<Unused> =
+            unused.into_iter().filter(|file| file.removed_ms.unwrap_or(file.written_ms) < before).collect();
+        let done = Vacuumed { files: old.len(), bytes: old.iter().map(|f| f.bytes).sum() };
+        if !dry_run {
+            delete(&table, &old).await.map_err(Error::table(name, "delete old files"))?;
+        }
+        Ok(done)
+    }
+}
+
+/// The files under a table's folder that the loaded version does not refer to.
+pub(in crate::lake) async fn unused(table: &DeltaTable) -> std::result::Result<Vec<Unused>, DeltaTableError> {
+    // The listing comes first: what is committed after it was read is not in it.
+    let listed: Vec<_> = table.object_store().list(None).try_collect().await?;
+    let mut table = table.clone();
+    table.update_state().await?;
+    let snapshot = table.snapshot()?;
+    let live: HashSet<String> = snapshot.log_data().iter().map(|v| v.object_store_path().to_string()).collect();
+    let removed: HashMap<String, i64> = snapshot
+        .all_tombstones(table.log_store().as_ref())
+        .map_ok(|t| (t.path().into_owned(), t.deletion_timestamp().unwrap_or_default()))
+        .try_collect()
+        .await?;
+    let is_data = |path: &str| !path.starts_with("_delta_log") && path.ends_with(".parquet");
+    let unused = listed.into_iter().filter(|m| is_data(m.location.as_ref()) && !live.contains(m.location.as_ref()));
+    let unused = unused.map(|meta| Unused {
+        removed_ms: removed.get(meta.location.as_ref()).copied(),
+        written_ms: meta.last_modified.timestamp_millis(),
+        bytes: meta.size,
+        path: meta.location,
+    });
+    Ok(unused.collect())
+}
+
+/// Deletes files; one that is gone already is no error.
+pub(in crate::lake) async fn delete(table: &DeltaTable, files: &[Unused]) -> std::result::Result<(), DeltaTableError> {
+    let store = table.object_store();
+    let paths: Vec<_> = files.iter().map(|file| file.path.clone()).collect();
+    let deletes = futures::stream::iter(paths).map(|path| {
+        let store = store.clone();
+        async move {
+            match store.delete(&path).await {
+                Err(object_store::Error::NotFound { .. }) => Ok(()),
+                other => other,
+            }
+        }
+    });
+    deletes.buffer_unordered(16).try_collect::<Vec<()>>().await?;
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! Replacing files of a table by others in one commit: what compaction, retention and forgetting are made of.
+//!
+//! delta-rs' own conflict check ignores removes that change no data, so two rewrites of one file would both be let in and
+//! its rows be there twice. Here a commit is made only on exactly the version on which every replaced file was seen alive:
+//! whatever another writer commits in between, the check is made anew. That holds against rewrites of other programs as well
+//! as against our own, in this process or another.
+//!
+//! Files that were written and then not committed are left for the vacuum, never deleted at once: a commit whose answer was
+//! lost may still arrive.
+
+use super::error::{Error, Result};
+use super::files::{self, Batches};
+use super::{Lake, TableName, log};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray, new_null_array};
+use arrow::compute::{cast, filter_record_batch};
+use arrow::datatypes::SchemaRef;
+use deltalake::kernel::transaction::CommitBuilder;
+use deltalake::kernel::{Action, Add, LogicalFileView, Remove};
+use deltalake::protocol::DeltaOperation;
+use deltalake::writer::DeltaWriter as _;
+use deltalake::{DeltaTable, DeltaTableError};
+use futures::TryStreamExt as _;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Tries at a commit that others keep overtaking.
+const ATTEMPTS_MAX: u32 = 60;
+
+type Delta<T> = std::result::Result<T, DeltaTableError>;
+
+/// A file of a snapshot.
+#[derive(Debug, Clone)]
+pub(super) struct LiveFile {
+    /// Its path under the table's folder.
+    pub(super) path: String,
+    /// Its size.
+    pub(super) bytes: u64,
+    /// When its youngest row was written, in milliseconds since the epoch.
+    pub(super) modified_ms: i64,
+    /// Its partition's columns and values.
+    pub(super) partition: BTreeMap<String, Option<String>>,
+    /// Its rows, where the log says.
+    pub(super) rows: Option<u64>,
+    /// Whether another program marked some of its rows as deleted.
+    pub(super) has_deletions: bool,
+    remove: Remove,
+}
+
+impl LiveFile {
+    fn new(view: &LogicalFileView) -> Self {
+        Self {
+            path: view.object_store_path().to_string(),
+            bytes: u64::try_from(view.size()).unwrap_or(0),
+            modified_ms: view.modification_time(),
+            partition: view.partition_values_map().into_iter().collect(),
+            rows: view.num_records().and_then(|n| u64::try_from(n).ok()),
+            has_deletions: view.deletion_vector_descriptor().is_some(),
+            remove: view.remove_action(false),
+        }
+    }
+
+    /// The action that takes the file out of the table; `data_change` says whether rows go with it.
+    pub(super) fn remove(&self, data_change: bool) -> Remove {
+        let now = crate::runtime::now().micros() / 1000;
+        Remove { data_change, deletion_timestamp: Some(now), ..self.remove.clone() }
+    }
+}
+
+/// The files of the snapshot that a handle has loaded.
+pub(super) fn live_files(table: &DeltaTable) -> Delta<Vec<LiveFile>> {
+    Ok(table.snapshot()?.log_data().iter().map(|view| LiveFile::new(&view)).collect())
+}
+
+/// What a rewrite takes out and puts in.
+pub(super) struct Rewrite {
+    pub(super) removes: Vec<Remove>,
+    pub(super) adds: Vec<Add>,
+    pub(super) operation: DeltaOperation,
+}
+
+/// What became of a rewrite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is committed, at this version or before it.
+    Done(i64),
+    /// Another writer took one of the files out first: nothing was changed.
+    Overtaken,
+}
+
+impl Lake {
+    /// Commits a rewrite, or finds that another writer was first.
+    pub(super) async fn rewrite(&self, name: TableName, rewrite: &Rewrite) -> Result<Outcome> {
+        let failed = Error::table(name, "commit rewritten files");
+        let mut last = None;
+        for attempt in 1..=ATTEMPTS_MAX {
+            match self.try_rewrite(name, rewrite).await {
+                Ok(Some(outcome)) => return Ok(outcome),
+                Ok(None) => {}
+                Err(error) => last = Some(error),
+            }
+            let jitter: f64 = rand::random_range(0.5..1.0);
+            tokio::time::sleep(Duration::from_millis(20 * u64::from(attempt.min(25))).mul_f64(jitter)).await;
+        }
+        Err(failed(last.unwrap_or_else(|| DeltaTableError::generic("other writers were always first"))))
+    }
+
+    async fn try_rewrite(&self, name: TableName, rewrite: &Rewrite) -> Delta<Option<Outcome>> {
+        // Within this process the committer waits, so the version cannot move between the check and the commit.
+        let _turn = self.turn(name).await;
+        let mut table = self.inner.tables[&name].lock().await;
+        log::ensure_there(&table)?;
+        table.update_state().await?;
+        let live: HashSet<String> = table.snapshot()?.log_data().iter().map(|v| v.path().into_owned()).collect();
+        let version = log::version_of(&table);
+        let (gone, there) = (
+            rewrite.removes.iter().filter(|r| !live.contains(&r.path)).count(),
+            rewrite.adds.iter().filter(|a| live.contains(&a.path)).count(),
+        );
+        // The answer of an earlier try was lost. Where nothing is added, gone is gone, whoever did it.
+        if there == rewrite.adds.len() && gone == rewrite.removes.len() {
+            return Ok(Some(Outcome::Done(version)));
+        }
+        if gone > 0 {
+            return Ok(Some(Outcome::Overtaken));
+        }
+        let removes = rewrite.removes.iter().cloned().map(Action::Remove);
+        let actions = removes.chain(rewrite.adds.iter().cloned().map(Action::Add)).collect();
+        let exactly_here = log::quiet().with_max_retries(0);
+        let committed = CommitBuilder::from(exactly_here)
+            .with_actions(actions)
+            .build(Some(table.snapshot()?), table.log_store(), rewrite.operation.clone())
+            .await;
+        match committed {
+            Ok(done) => {
+                table.state = Some(done.snapshot());
+                Ok(Some(Outcome::Done(log::version_of(&table))))
+            }
+            // Whether it was overtaken or its answer was lost is seen on the next snapshot.
+            Err(DeltaTableError::Transaction { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What was written in place of files.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    pub(super) adds: Vec<Add>,
+    pub(super) rows_read: u64,
+    pub(super) rows_written: u64,
+}
+
+/// Writes the rows of files, in their order, into as few files of the target size as possible; those for which `keep` says
+/// false are left out. The files must be of one partition.
+pub(super) async fn write_rows_of(
+    table: &DeltaTable,
+    name: TableName,
+    files: &[&LiveFile],
+    bytes_target: u64,
+    keep: impl Fn(&RecordBatch) -> Delta<BooleanArray>,
+) -> Delta<Written> {
+    let mut writer = log::writer(table, name, bytes_target)?;
+    let schema = writer.arrow_schema();
+    let mut written = Written::default();
+    for file in files {
+        let mut batches = open(table, file, None).await?;
+        while let Some(batch) = batches.try_next().await? {
+            let batch = in_table_form(&batch, &schema, &file.partition)?;
+            let kept = filter_record_batch(&batch, &keep(&batch)?)?;
+            written.rows_read += batch.num_rows() as u64;
+            written.rows_written += kept.num_rows() as u64;
+            if kept.num_rows() > 0 {
+                writer.write(kept).await?;
+            }
+        }
+    }
+    written.adds = writer.flush().await?;
+    let stated: Option<u64> = files.iter().map(|f| f.rows).sum();
+    if stated.is_some_and(|rows| rows != written.rows_read) {
+        return Err(DeltaTableError::generic(format!(
+            "{} rows were read of files that hold {} by the log",
+            written.rows_read,
+            stated.unwrap_or_default()
+        )));
+    }
+    // The rows are as old as they were: retention and the next merge go by it.
+    let modified = files.iter().map(|f| f.modified_ms).max().unwrap_or_default();
+    for add in &mut written.adds {
+        add.data_change = false;
+        add.modification_time = modified;
+    }
+    Ok(written)
+}
+
+/// The rows of a file, of these columns or of all.
+pub(super) async fn open(table: &DeltaTable, file: &LiveFile, columns: Option<&[&str]>) -> Delta<Batches> {
+    files::read(table, &file.path, file.bytes, columns).await
+}
+
+/// A file's batch as the table has it: the partition's columns are in the path, and a column that was added later is null.
+pub(super) fn in_table_form(
+    batch: &RecordBatch,
+    schema: &SchemaRef,
+    partition: &BTreeMap<String, Option<String>>,
+) -> Delta<RecordBatch> {
+    let column = |field: &arrow::datatypes::FieldRef| -> Delta<ArrayRef> {
+        if let Some(value) = partition.get(field.name()) {
+            let text: ArrayRef =
+                Arc::new(StringArray::from_iter(std::iter::repeat_n(value.as_deref(), batch.num_rows())));
+            return Ok(cast(&text, field.data_type())?);
+        }
+        match batch.column_by_name(field.name()) {
+            Some(found) if found.data_type() == field.data_type() => Ok(found.clone()),
+            Some(found) => Ok(cast(found, field.data_type())?),
+            None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+        }
+    };
+    let columns = schema.fields().iter().map(column).collect::<Delta<Vec<_>>>()?;
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+}
