@@ -6,12 +6,12 @@ use crate::ingest::{self, Committed, Part, Partition, Progress, Rows, Sink, Sink
 use crate::lake::{
     CommitError, Committer, DeadLetterBuilder, FeedbackBuilder, InferenceLogBuilder, Lake, PartitionKey, TableName,
 };
-use crate::runtime::Shutdown;
+use crate::runtime::{Backoff, Shutdown};
 use crate::telemetry::Event;
 use anyhow::{Context as _, Result};
 use arrow::array::RecordBatch;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 /// Ingests until the shutdown, then commits what was read, within the configured time.
@@ -24,12 +24,33 @@ pub async fn run_ingest(config: Arc<Config>, lake: Lake, progress: Arc<Progress>
     // Polling and committing block, so they have threads of their own.
     let ingest = move || {
         let sink = |cluster: &str| -> Result<LakeSink, Box<dyn std::error::Error + Send + Sync>> {
-            let committer = runtime.block_on(lake.committer(&pipeline, cluster))?;
+            let committer = insist(&config, &shutdown, || runtime.block_on(lake.committer(&pipeline, cluster)))?;
             Ok(LakeSink { committer, runtime: runtime.clone() })
         };
         ingest::run(&config.kafka, &config.ingest, sink, progress, &shutdown)
     };
     tokio::task::spawn_blocking(ingest).await.context("ingestion panicked")?.context("ingestion cannot go on")
+}
+
+/// Tries until the store is there or the shutdown comes; blocks.
+fn insist<T, E: std::error::Error>(
+    config: &Config,
+    shutdown: &Shutdown,
+    mut work: impl FnMut() -> Result<T, E>,
+) -> Result<T, E> {
+    let mut backoff =
+        Backoff::new(Duration::from_millis(100), Duration::from_millis(config.ingest.retry_backoff_ms_max));
+    loop {
+        match work() {
+            Err(error) if !shutdown.is_cancelled() => {
+                if backoff.tries() == 0 {
+                    Event::Away { what: "store", error: &error.to_string() }.emit();
+                }
+                std::thread::sleep(backoff.next_pause());
+            }
+            other => return other,
+        }
+    }
 }
 
 /// The lake's committer behind the seam.

@@ -5,8 +5,8 @@
 //! whatever another writer commits in between, the check is made anew. That holds against rewrites of other programs as well
 //! as against our own, in this process or another.
 //!
-//! Files that were written and then not committed are left for the vacuum, never deleted at once: a commit whose answer was
-//! lost may still arrive.
+//! Files whose commit was tried and not made are left for the vacuum, never deleted at once: a commit whose answer was lost
+//! may still arrive.
 
 use super::error::{Error, Result};
 use super::files::{self, Batches};
@@ -20,6 +20,7 @@ use deltalake::protocol::DeltaOperation;
 use deltalake::writer::DeltaWriter as _;
 use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt as _;
+use object_store::ObjectStoreExt as _;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,6 +96,11 @@ impl Lake {
         let mut last = None;
         for attempt in 1..=ATTEMPTS_MAX {
             match self.try_rewrite(name, rewrite).await {
+                Ok(Some(Outcome::Overtaken)) if attempt == 1 => {
+                    // Nothing was tried, so nothing can arrive late: the new files are of no use to anybody.
+                    self.drop_written(name, &rewrite.adds).await;
+                    return Ok(Outcome::Overtaken);
+                }
                 Ok(Some(outcome)) => return Ok(outcome),
                 Ok(None) => {}
                 Err(error) => last = Some(error),
@@ -103,6 +109,16 @@ impl Lake {
             tokio::time::sleep(Duration::from_millis(20 * u64::from(attempt.min(25))).mul_f64(jitter)).await;
         }
         Err(failed(last.unwrap_or_else(|| DeltaTableError::generic("other writers were always first"))))
+    }
+
+    /// Deletes files that were written in vain, as far as the store lets it; the vacuum would.
+    async fn drop_written(&self, name: TableName, adds: &[Add]) {
+        let store = self.inner.tables[&name].lock().await.object_store();
+        for add in adds {
+            if let Ok(path) = deltalake::Path::parse(&add.path) {
+                store.delete(&path).await.ok();
+            }
+        }
     }
 
     async fn try_rewrite(&self, name: TableName, rewrite: &Rewrite) -> Delta<Option<Outcome>> {

@@ -59,9 +59,8 @@ impl Store {
         let path = path.canonicalize().map_err(|e| wrong(lake, &format!("its folder cannot be resolved ({e})")))?;
         let url = Url::from_directory_path(&path).map_err(|()| wrong(lake, "its path is not absolute"))?;
         let disk = LocalFileSystem::new();
-        let root: Arc<dyn ObjectStore> =
-            if lake.fsync { Arc::new(DurableFileSystem::new(disk)) } else { Arc::new(disk) };
-        Ok(Self { root, url })
+        let disk = if lake.fsync { DurableFileSystem::new(disk) } else { DurableFileSystem::unsynced(disk) };
+        Ok(Self { root: Arc::new(disk), url })
     }
 
     fn s3(lake: &config::Lake, url: &Url) -> Result<Self> {

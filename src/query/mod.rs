@@ -12,6 +12,7 @@ mod guard;
 mod near;
 mod session;
 pub mod shell;
+mod view;
 mod yielding;
 
 pub use error::Error;

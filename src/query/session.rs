@@ -3,7 +3,7 @@
 use super::error::Error;
 use super::near::near_matches;
 use super::yielding::YieldingJoins;
-use super::{functions, guard};
+use super::{functions, guard, view};
 use crate::domain::Timestamp;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -107,7 +107,7 @@ impl Answer {
 }
 
 impl Session {
-    /// A session over tables.
+    /// A session over tables, and over the view `request_feedback` where it has the two tables that it joins.
     ///
     /// # Errors
     /// [`Error::Failed`] where DataFusion refuses the limits or two tables share a name.
@@ -142,6 +142,10 @@ impl Session {
         for table in tables {
             known.push((table.name.clone(), table.provider.schema()));
             context.register_table(TableReference::bare(table.name), table.provider).map_err(|e| fail(&e))?;
+        }
+        if let Some(joined) = view::request_feedback(&context) {
+            known.push((view::NAME.to_owned(), joined.schema()));
+            context.register_table(TableReference::bare(view::NAME), joined).map_err(|e| fail(&e))?;
         }
         Ok(Self { context, tables: known, limits })
     }

@@ -1,5 +1,6 @@
 //! Builders that the tests share.
 
+pub mod faulty;
 pub mod kafka;
 pub mod lake;
 pub mod parts;
