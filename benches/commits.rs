@@ -8,12 +8,15 @@
 //! `PELTON_BENCH_COMMITS=N` makes N commits; `PELTON_BENCH_FSYNC=1` flushes each to the disk, as a daemon does by default.
 //! The figures go to `target/bench/commits.json`.
 
+use pelton::codec::{self, InferenceLog};
 use pelton::config::{self, Maintenance};
-use pelton::domain::{InferenceRow, Origin, Timestamp};
+use pelton::domain::{Origin, Row, RowKind, Timestamp};
 use pelton::lake::{InferenceLogBuilder, Lake, Part, PartitionKey, Round, TableName};
 use std::time::{Duration, Instant};
 
 const LOGS: TableName = TableName::InferenceLog;
+const REQUEST: &str = r#"{"model":"support","messages":[{"role":"user","content":"What is order 7 worth?"}]}"#;
+const RESPONSE: &str = r#"{"choices":[{"message":{"content":"It is worth 7."},"finish_reason":"stop"}]}"#;
 const ROWS_A_COMMIT: i64 = 5;
 /// Maintenance's default period, in commits, and every so many rounds a thorough one.
 const COMMITS_A_ROUND: usize = 30;
@@ -23,41 +26,21 @@ fn environment(name: &str) -> Option<usize> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-fn part(start: i64, day: Timestamp, second: usize) -> Part {
+fn part(start: i64, day: Timestamp, second: usize) -> Result<Part, Box<dyn std::error::Error>> {
     let mut rows = InferenceLogBuilder::new();
     let time = Timestamp::from_micros(day.micros() + i64::try_from(second).unwrap_or(0) * 1_000_000);
     for offset in start..start + ROWS_A_COMMIT {
-        let row = InferenceRow {
-            request_id: format!("request-{offset}").into(),
-            client_request_id: None,
-            request_time: time,
-            status_code: Some(200),
-            sampling_fraction: None,
-            execution_duration_ms: Some(120),
-            request: r#"{"messages":[{"role":"user","content":"What is order 7 worth?"}]}"#.into(),
-            response: Some(r#"{"choices":[{"message":{"content":"It is worth 7."}}]}"#.into()),
-            logging_error_codes: Vec::new(),
-            served_entity_id: None,
-            requester: None,
-            operation: None,
-            model: Some("support".into()),
-            model_version: None,
-            conversation_id: None,
-            messages: None,
-            prompt: Some("What is order 7 worth?".into()),
-            prompt_hash: None,
-            completion: Some("It is worth 7.".into()),
-            finish_reason: Some("stop".into()),
-            input_tokens: Some(12),
-            output_tokens: Some(6),
-            time_to_first_token_ms: None,
-            stream: Some(false),
+        let id = format!("request-{offset}");
+        let log = InferenceLog { status_code: Some(200), ..InferenceLog::new(&id, time, REQUEST, Some(RESPONSE)) };
+        let bytes = log.to_bytes()?;
+        let Ok(Row::Inference(row)) = codec::decode(RowKind::Inference, Some(&bytes), 1 << 20) else {
+            return Err("our own log is no log".into());
         };
         let (topic, topic_id) = ("logs", "0");
         let origin = Origin { topic, topic_id, partition: 0, offset, time: None, ingest_time: time, replay_time: None };
         rows.append(&row, &origin);
     }
-    Part { key: key(), start, end: start + ROWS_A_COMMIT, rows: vec![rows.finish()], dead_letters: Vec::new() }
+    Ok(Part { key: key(), start, end: start + ROWS_A_COMMIT, rows: vec![rows.finish()], dead_letters: Vec::new() })
 }
 
 fn key() -> PartitionKey {
@@ -86,7 +69,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut took, mut maintaining, mut files_max, mut files) = (Vec::with_capacity(commits), Duration::ZERO, 0, 0);
     let began = Instant::now();
     for i in 0..commits {
-        let part = part(i64::try_from(i)? * ROWS_A_COMMIT, day, i);
+        let part = part(i64::try_from(i)? * ROWS_A_COMMIT, day, i)?;
         let start = Instant::now();
         committer.commit(LOGS, &[part]).await?;
         took.push(start.elapsed());
