@@ -3,7 +3,7 @@
 # build on it), and `moto_server`, an S3 to write them to. The environment is made once under ${PELTON_CACHE:-~/.cache/pelton}.
 set -euo pipefail
 
-pins=(deltalake==1.6.6 pyarrow==26.0.1 "moto[s3,server]==5.2.5")
+pins=(deltalake==1.6.6 pyarrow==26.0.1 "moto[s3,server]==5.2.5" prometheus_client==0.26.0)
 cache=${PELTON_CACHE:-$HOME/.cache/pelton}
 # Another set of pins is another environment, so that an update never meets half of the old one.
 home=$cache/venv-$(printf '%s\n' "${pins[@]}" | sha256sum | cut -c1-12)

@@ -14,6 +14,7 @@ const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
 
 fn main() -> ExitCode {
     keep_pages_while_training();
+    end_quietly_on_a_closed_pipe();
     match pelton::cli::run(pelton::cli::Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
@@ -21,6 +22,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `pelton … | head` is no fault of anybody: where the reader of our output is gone, we end as other tools do, by the status
+/// of SIGPIPE. `println!` would panic with a trace.
+fn end_quietly_on_a_closed_pipe() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload_as_str().unwrap_or_default();
+        if said.starts_with("failed printing to stdout") && said.contains("Broken pipe") {
+            std::process::exit(128 + libc::SIGPIPE);
+        }
+        usual(panic);
+    }));
 }
 
 /// Begins again with the allocator set up, where the command trains. A long-lived daemon gives its pages back as usual.

@@ -274,6 +274,8 @@ fn alternatives(
         .flatten()
         .filter_map(|e| match e.kind() {
             ValidationErrorKind::Constant { expected_value } => Some(format!("`{}`", expected_value.as_str()?)),
+            // The only text that stands beside constants is a time.
+            ValidationErrorKind::Pattern { .. } => Some("a time such as `2026-11-22T10:00:00Z`".to_owned()),
             _ => None,
         })
         .collect();

@@ -1,5 +1,6 @@
 //! The sections of the file that stages other than training read. Each field's text says meaning, unit and default.
 
+use crate::domain::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,13 +45,55 @@ impl Default for Kafka {
 }
 
 /// Where a partition begins that has no offset in the tables yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Start {
     /// At the oldest message that the broker has.
     Earliest,
     /// At the next message.
     Latest,
+    /// At the first message of this time or later, by the times that Kafka put on them.
+    At(Timestamp),
+}
+
+impl TryFrom<String> for Start {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "earliest" => Ok(Self::Earliest),
+            "latest" => Ok(Self::Latest),
+            time => Timestamp::parse(time).map(Self::At).ok_or_else(|| {
+                format!("`{time}` is none of `earliest`, `latest` and a time such as `2026-11-22T10:00:00Z`")
+            }),
+        }
+    }
+}
+
+impl JsonSchema for Start {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Start".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "Where a partition begins that has no offset in the tables yet.",
+            "oneOf": [
+                {"const": "earliest", "description": "At the oldest message that the broker has."},
+                {"const": "latest", "description": "At the next message."},
+                {"type": "string", "pattern": r"^\d{4}-\d\d-\d\d[T ]", "description": "At the first message of this time or later."}
+            ]
+        })
+    }
+}
+
+impl From<Start> for String {
+    fn from(start: Start) -> Self {
+        match start {
+            Start::Earliest => "earliest".to_owned(),
+            Start::Latest => "latest".to_owned(),
+            Start::At(time) => time.to_string(),
+        }
+    }
 }
 
 /// Logs to tables.
@@ -67,7 +110,9 @@ pub struct Ingest {
     pub topics: Vec<String>,
     /// Topics of user feedback. Default: none.
     pub feedback_topics: Vec<String>,
-    /// Where a new partition begins. Default: `earliest`, so that nothing is missed.
+    /// Where a new partition begins: `earliest`, `latest`, or at a time such as `2026-11-22T10:00:00Z` (the first message of
+    /// that time or later). It is fixed before the first row and holds from then on. Default: `earliest`, so that nothing is
+    /// missed.
     pub start: Start,
     /// A batch is committed at this many rows. Default: 50,000.
     #[schemars(range(min = 1))]

@@ -18,6 +18,7 @@ mod scheduler;
 
 use crate::config::Config;
 use crate::domain::{Version, VersionState};
+use crate::ingest::Progress;
 use crate::lake::{Lake, Round, TableName};
 use crate::query::{Sources, Table};
 use crate::runtime::{Backoff, Shutdown, now};
@@ -94,17 +95,36 @@ pub async fn check_windows(config: &Config) -> Result<()> {
 /// What a task could not go on without.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<()> {
     check_windows(&config).await?;
+    let health = console::Health { progress: Arc::default(), draining: shutdown.clone() };
+    let progress = health.progress.clone();
+    // The console ends last, so that a drain can be watched.
+    let over = Shutdown::new();
+    let console = config.console.listen.clone().map(|listen| {
+        let (end, failed) = (over.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            let ended = console::serve(listen, health, end).await;
+            if ended.is_err() {
+                failed.cancel();
+            }
+            ended
+        })
+    });
+    let outcome = work(config, progress, shutdown).await;
+    over.cancel();
+    match console {
+        None => outcome,
+        Some(console) => console.await.context("the console panicked")?.and(outcome),
+    }
+}
+
+/// Runs the tasks that do the work until the shutdown.
+async fn work(config: Config, progress: Arc<Progress>, shutdown: Shutdown) -> Result<()> {
     let lake = open_lake_patiently(&config, &shutdown).await?;
     let config = Arc::new(config);
-    let ready = console::Ready::default();
     let mut tasks = JoinSet::new();
-    if let Some(listen) = config.console.listen.clone() {
-        tasks.spawn(console::serve(listen, ready.clone(), shutdown.clone()));
-    }
     tasks.spawn(maintain(Arc::clone(&config), lake.clone(), shutdown.clone()));
-    tasks.spawn(pipeline::run_ingest(config.clone(), lake.clone(), Arc::default(), shutdown.clone()));
+    tasks.spawn(pipeline::run_ingest(config.clone(), lake.clone(), progress, shutdown.clone()));
     tasks.spawn(scheduler::run(Arc::clone(&config), lake.clone(), shutdown.clone()));
-    ready.set(true);
     let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {
         let ended = ended.context("a task of the daemon panicked").and_then(|result| result);

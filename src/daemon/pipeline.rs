@@ -9,7 +9,8 @@ use crate::lake::{
 use crate::runtime::{Backoff, Shutdown};
 use crate::telemetry::Event;
 use anyhow::{Context as _, Result};
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray as _, RecordBatch};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -155,9 +156,28 @@ impl Sink for LakeSink {
         let parts: Vec<_> = parts.iter().map(part).collect();
         let done = self.runtime.block_on(self.committer.commit(table(kind), &parts)).map_err(sink_error)?;
         let (rows, dead_letters) = (done.rows as u64, done.dead_letters as u64);
-        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let duration = began.elapsed();
         let (table, version) = (table(kind).as_str(), done.version);
-        Event::BatchCommitted { table, version, rows, dead_letters, bytes, duration_ms }.emit();
+        Event::BatchCommitted { table, version, rows, dead_letters, bytes, duration }.emit();
+        count_dead_letters(&parts, dead_letters);
         Ok(Committed { rows, dead_letters })
+    }
+}
+
+/// Counts what was committed by the kind of fault. After a crash in between, some of a batch's dead letters are in their
+/// table already and were counted by a process that is gone: then only the total of the others is known.
+fn count_dead_letters(parts: &[crate::lake::Part], committed: u64) {
+    let mut counts = BTreeMap::<&str, u64>::new();
+    for batch in parts.iter().flat_map(|part| &part.dead_letters) {
+        let codes = batch.column_by_name("code").and_then(|column| column.as_string_opt::<i32>());
+        for code in codes.into_iter().flat_map(|codes| codes.iter()).flatten() {
+            *counts.entry(code).or_default() += 1;
+        }
+    }
+    if counts.values().sum::<u64>() != committed {
+        counts = BTreeMap::from([("REPEATED", committed)]);
+    }
+    for (code, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+        Event::DeadLetters { code, count }.emit();
     }
 }

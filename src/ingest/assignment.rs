@@ -7,21 +7,24 @@ use super::topic_id::topic_ids;
 use crate::config::Start;
 use crate::domain::RowKind;
 use crate::runtime::{Backoff, Failpoint, failpoint};
-use crate::telemetry::{Event, metric};
+use crate::telemetry::Event;
 use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a revoked partition's rows may take to be committed before they are left to the next owner.
 const REVOKE_FLUSH_MAX: Duration = Duration::from_secs(10);
 /// How long the broker may take to answer one question.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-const SEEKS_MAX: u32 = 20;
+const SEEKS_MAX: u32 = 10;
+/// How often topics and stopped partitions are looked at.
+const LOOK_PERIOD: Duration = Duration::from_secs(5);
+const LOOK_MAX: Duration = Duration::from_secs(2);
 
 /// Where a partition begins, and whether the broker has that offset.
 struct Begin {
@@ -60,7 +63,8 @@ impl<S: Sink + 'static> State<S> {
             _ => consumer.assign(&at),
         };
         assigned.and_then(|()| consumer.pause(&still)).map_err(Error::Fatal)?;
-        self.count_partitions();
+        self.progress.assigned.store(true, Relaxed);
+        self.tell();
         Ok(())
     }
 
@@ -81,7 +85,7 @@ impl<S: Sink + 'static> State<S> {
             RebalanceProtocol::Cooperative => consumer.incremental_unassign(taken),
             _ => consumer.unassign(),
         };
-        self.count_partitions();
+        self.tell();
         unassigned.map_err(Error::Fatal)
     }
 
@@ -102,7 +106,8 @@ impl<S: Sink + 'static> State<S> {
             at.add_partition_offset(topic, *number, Offset::Offset(begin.next)).map_err(Error::Fatal)?;
         }
         consumer.pause(&still).map_err(Error::Fatal)?;
-        seek(consumer, &at)?;
+        self.seek(consumer, &at);
+        self.tell();
         if self.paused { Ok(()) } else { consumer.resume(&going).map_err(Error::Fatal) }
     }
 
@@ -121,7 +126,54 @@ impl<S: Sink + 'static> State<S> {
                     .map_err(Error::Fatal)?;
             }
         }
-        seek(consumer, &at)
+        self.seek(consumer, &at);
+        self.tell();
+        Ok(())
+    }
+
+    /// Moves the consumer. It refuses while a partition is just being assigned or its topic is being deleted: that is tried a
+    /// few times, and then the partition stops until the next look.
+    fn seek(&mut self, consumer: &Client<S>, at: &TopicPartitionList) {
+        if at.count() == 0 {
+            return;
+        }
+        for tries_left in (0..SEEKS_MAX).rev() {
+            let sought = consumer.seek_partitions(at.clone(), ANSWER_MAX).and_then(|done| all_sought(&done));
+            match sought {
+                Ok(()) => return,
+                Err(error) if tries_left == 0 => {
+                    tracing::info!(%error, "a partition cannot be read on now; it is looked at again")
+                }
+                Err(_) => thread::sleep(Duration::from_millis(100)),
+            }
+        }
+        for (topic, number) in keys(at) {
+            if let Some(owned) = self.buffer.get_mut(&topic, number) {
+                owned.stopped = true;
+            }
+        }
+    }
+
+    /// Looks whether the topics are still those that are read, and whether stopped partitions can go on, because somebody
+    /// accepted the gap or the topic was made again.
+    pub(super) fn look_again(&mut self, consumer: &Client<S>) -> Result<(), Error> {
+        if self.looked.elapsed() < LOOK_PERIOD || self.progress.is_kafka_away() {
+            return Ok(());
+        }
+        self.looked = Instant::now();
+        let owned: Vec<_> = self.buffer.partitions().map(|(p, owned)| (p, owned.kind, owned.stopped)).collect();
+        let topics: BTreeSet<&str> = owned.iter().map(|(p, ..)| p.topic.as_str()).collect();
+        // Only a look: where the broker does not answer, the next one will do.
+        let Ok(ids) = topic_ids(consumer.client(), topics, LOOK_MAX) else { return Ok(()) };
+        for kind in [RowKind::Inference, RowKind::Feedback] {
+            let is_other = |p: &Partition| ids.get(&p.topic).is_some_and(|id| *id != p.generation);
+            let again = owned.iter().filter(|(p, of, stopped)| *of == kind && (*stopped || is_other(p)));
+            let again: Vec<Partition> = again.map(|(p, ..)| p.clone()).collect();
+            if !again.is_empty() {
+                self.reread(consumer, kind, again)?;
+            }
+        }
+        Ok(())
     }
 
     /// Where partitions of one kind begin; those that the tables do not know are pinned first.
@@ -156,8 +208,8 @@ impl<S: Sink + 'static> State<S> {
         if !new.is_empty() {
             let mut starts = Vec::with_capacity(new.len());
             for partition in new {
-                let Some((low, high)) = self.watermarks(consumer, &partition) else { return Ok(Vec::new()) };
-                starts.push((partition, if self.start == Start::Earliest { low } else { high }));
+                let Some(start) = self.first_offset(consumer, &partition) else { return Ok(Vec::new()) };
+                starts.push((partition, start));
             }
             self.worker.pin(kind, starts)?;
             let Some(pinned) = self.worker.positions(kind, wanted.clone())? else { return Ok(Vec::new()) };
@@ -172,13 +224,39 @@ impl<S: Sink + 'static> State<S> {
         Ok(begins)
     }
 
+    /// Where a partition begins that the tables do not know; nothing only where a shutdown came first.
+    fn first_offset(&mut self, consumer: &Client<S>, partition: &Partition) -> Option<i64> {
+        let (low, high) = self.watermarks(consumer, partition)?;
+        let time = match self.start {
+            Start::Earliest => return Some(low),
+            Start::Latest => return Some(high),
+            Start::At(time) => time,
+        };
+        let found = self.insist(|| {
+            let mut wanted = TopicPartitionList::new();
+            wanted.add_partition_offset(
+                &partition.topic,
+                partition.number,
+                Offset::Offset(time.micros().div_euclid(1000)),
+            )?;
+            consumer.offsets_for_times(wanted, ANSWER_MAX).and_then(|found| all_sought(&found).map(|()| found))
+        })?;
+        match found.elements().first().map(|element| element.offset()) {
+            Some(Offset::Offset(offset)) => Some(offset),
+            // No message is that young: the next one is the first.
+            _ => Some(high),
+        }
+    }
+
     /// Whether the broker lacks the offset that the tables need next; says so where it does.
     fn is_gap(&mut self, consumer: &Client<S>, partition: &Partition, stored: i64) -> bool {
         let Some((low, high)) = self.watermarks(consumer, partition) else { return false };
         let gap = stored < low || stored > high;
         if gap {
-            Event::Gap { topic: &partition.topic, partition: partition.number, stored, low, high }.emit();
-            self.progress.stopped.fetch_add(1, Relaxed);
+            let known = self.buffer.get(partition).is_some_and(|owned| owned.stopped && owned.next == stored);
+            if !known {
+                Event::Gap { topic: &partition.topic, partition: partition.number, stored, low, high }.emit();
+            }
         }
         gap
     }
@@ -200,53 +278,17 @@ impl<S: Sink + 'static> State<S> {
         while !self.shutdown.is_cancelled() {
             match ask() {
                 Ok(found) => {
-                    self.broker_is_back();
+                    self.progress.kafka_is_back();
                     return Some(found);
                 }
                 Err(error) => {
-                    self.broker_is_away(&error);
+                    self.progress.kafka_is_away(&error);
                     thread::sleep(backoff.next_pause());
                 }
             }
         }
         None
     }
-
-    pub(super) fn broker_is_away(&mut self, error: &KafkaError) {
-        if !self.away {
-            Event::Away { what: "kafka", error: &error.to_string() }.emit();
-        }
-        self.away = true;
-    }
-
-    pub(super) fn broker_is_back(&mut self) {
-        if self.away {
-            Event::Back { what: "kafka" }.emit();
-        }
-        self.away = false;
-    }
-
-    fn count_partitions(&self) {
-        self.progress.partitions.store(self.buffer.len() as u64, Relaxed);
-        metric::PARTITIONS.set(i64::try_from(self.buffer.len()).unwrap_or(i64::MAX));
-    }
-}
-
-/// Moves the consumer. It refuses while a partition is just being assigned, so that is tried a few times.
-fn seek<S: Sink + 'static>(consumer: &Client<S>, at: &TopicPartitionList) -> Result<(), Error> {
-    if at.count() == 0 {
-        return Ok(());
-    }
-    let mut last = None;
-    for _ in 0..SEEKS_MAX {
-        let sought = consumer.seek_partitions(at.clone(), ANSWER_MAX).and_then(|done| all_sought(&done));
-        match sought {
-            Ok(()) => return Ok(()),
-            Err(error) => last = Some(error),
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    Err(Error::Fatal(last.expect("it was tried at least once")))
 }
 
 fn all_sought(done: &TopicPartitionList) -> KafkaResult<()> {

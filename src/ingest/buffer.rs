@@ -17,6 +17,8 @@ pub(super) struct Owned<S: Sink> {
     pub(super) epoch: u64,
     /// Where the rows in the buffer begin.
     pub(super) start: i64,
+    /// The next offset that the tables need.
+    pub(super) committed: i64,
     /// The offset after the last message read.
     pub(super) next: i64,
     /// The broker does not have `next`: nothing is read until someone decides.
@@ -45,7 +47,8 @@ impl<S: Sink> Buffer<S> {
     pub(super) fn own(&mut self, partition: &Partition, kind: RowKind, next: i64, stopped: bool) {
         self.epochs += 1;
         let generation = partition.generation.clone();
-        let owned = Owned { kind, generation, epoch: self.epochs, start: next, next, stopped, rows: None };
+        let owned =
+            Owned { kind, generation, epoch: self.epochs, start: next, committed: next, next, stopped, rows: None };
         self.topics.entry(partition.topic.clone()).or_default().insert(partition.number, owned);
     }
 
@@ -67,10 +70,6 @@ impl<S: Sink> Buffer<S> {
                 (Partition { topic: topic.clone(), generation: owned.generation.clone(), number }, owned)
             })
         })
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.topics.values().map(BTreeMap::len).sum()
     }
 
     /// Takes in what one message became. `bytes` is the message's size.

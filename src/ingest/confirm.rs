@@ -32,15 +32,15 @@ pub enum Confirmation {
 /// # Errors
 /// [`Error::Settings`] where the client cannot be made, [`Error::Away`] where the broker does not answer.
 pub fn confirm_gap(kafka: &config::Kafka, partition: &Partition, first: i64, last: i64) -> Result<Confirmation, Error> {
-    let mut client = client::base(kafka);
-    client
+    let mut settings = client::base(kafka);
+    settings
         .set("group.id", "pelton-audit")
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "true");
     let away = |source| Error::Away { brokers: kafka.brokers.clone(), source };
-    let consumer: BaseConsumer = client.create().map_err(Error::Settings)?;
+    let consumer: BaseConsumer<client::Quiet> = settings.create_with_context(client::Quiet).map_err(Error::Settings)?;
     let topic = partition.topic.as_str();
     let ids = topic_ids(consumer.client(), [topic], PATIENCE).map_err(away)?;
     // Another topic of the same name knows nothing of these offsets.

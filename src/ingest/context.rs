@@ -6,7 +6,7 @@ use super::buffer::Buffer;
 use super::copies::CopyTopic;
 use super::error::Error;
 use super::generation::Generations;
-use super::poll::Progress;
+use super::progress::Progress;
 use super::sink::{Sink, SinkError};
 use super::worker::{CutOf, Done, Worker};
 use crate::config::{self, Start};
@@ -44,8 +44,8 @@ pub(super) struct State<S: Sink + 'static> {
     pub(super) start: Start,
     pub(super) pause_max: Duration,
     pub(super) paused: bool,
-    /// The broker was said to be away and has not been said to be back.
-    pub(super) away: bool,
+    /// When the owned topics were looked at last.
+    pub(super) looked: Instant,
     /// Set while the consumer closes: nothing is flushed any more.
     pub(super) closing: bool,
     /// What a callback could not return.
@@ -74,7 +74,7 @@ impl<S: Sink + 'static> Context<S> {
             start: ingest.start,
             pause_max,
             paused: false,
-            away: false,
+            looked: Instant::now(),
             closing: false,
             failed: None,
             progress,
@@ -162,8 +162,12 @@ impl<S: Sink + 'static> State<S> {
                 self.progress.add(committed, done.bytes);
                 let mut offsets = TopicPartitionList::new();
                 for (partition, _, _, end) in &current {
+                    if let Some(owned) = self.buffer.get_mut(&partition.topic, partition.number) {
+                        owned.committed = *end;
+                    }
                     offsets.add_partition_offset(&partition.topic, partition.number, Offset::Offset(*end)).ok();
                 }
+                self.tell();
                 if offsets.count() > 0 {
                     consumer.commit(&offsets, CommitMode::Async).ok();
                 }

@@ -20,7 +20,7 @@ const FLUSH: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(super) struct CopyTopic {
     topic: Arc<str>,
-    producer: Arc<BaseProducer>,
+    producer: Arc<BaseProducer<client::Quiet>>,
 }
 
 impl CopyTopic {

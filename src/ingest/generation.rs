@@ -19,12 +19,12 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Asks for topics' ids, on a connection of its own: the consumer's waits behind fetches.
 #[derive(Clone)]
 pub(super) struct Generations {
-    client: Arc<BaseConsumer>,
+    client: Arc<BaseConsumer<client::Quiet>>,
 }
 
 impl Generations {
     pub(super) fn open(kafka: &config::Kafka) -> Result<Self, Error> {
-        Ok(Self { client: Arc::new(client::base(kafka).create().map_err(Error::Settings)?) })
+        Ok(Self { client: Arc::new(client::base(kafka).create_with_context(client::Quiet).map_err(Error::Settings)?) })
     }
 
     /// Holds where every partition's topic is the one that it was read from, or is gone with nothing in its place.

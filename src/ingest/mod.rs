@@ -26,11 +26,13 @@ mod copies;
 mod error;
 mod generation;
 mod poll;
+mod progress;
 mod sink;
 mod topic_id;
 mod worker;
 
 pub use confirm::{Confirmation, confirm_gap};
 pub use error::Error;
-pub use poll::{Progress, run};
+pub use poll::run;
+pub use progress::Progress;
 pub use sink::{Committed, Part, Partition, Rows, Sink, SinkError};

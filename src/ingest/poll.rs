@@ -5,7 +5,8 @@ use super::context::{Client, Context, State};
 use super::copies::CopyTopic;
 use super::error::Error;
 use super::generation::Generations;
-use super::sink::{Committed, Sink};
+use super::progress::{Progress, Sampler};
+use super::sink::Sink;
 use crate::codec;
 use crate::config;
 use crate::domain::{Origin, Row, Timestamp};
@@ -16,7 +17,6 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -26,34 +26,6 @@ const POLL_MAX: Duration = Duration::from_millis(50);
 const ROW_OVERHEAD_BYTES: usize = 512;
 /// Batches that the worker may hold: one being committed, one waiting.
 const BATCHES_WAITING_MAX: usize = 2;
-
-/// What ingestion has done so far; shared with whoever watches it.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Rows committed.
-    pub rows: AtomicU64,
-    /// Dead letters committed.
-    pub dead_letters: AtomicU64,
-    /// Bytes of messages committed, with what their rows cost beside them.
-    pub bytes: AtomicU64,
-    /// Batches committed.
-    pub batches: AtomicU64,
-    /// Batches dropped because a partition had moved.
-    pub dropped: AtomicU64,
-    /// Partitions owned now.
-    pub partitions: AtomicU64,
-    /// Partitions stopped because the broker lacks what the tables need next.
-    pub stopped: AtomicU64,
-}
-
-impl Progress {
-    pub(super) fn add(&self, committed: Committed, bytes: usize) {
-        self.rows.fetch_add(committed.rows, Relaxed);
-        self.dead_letters.fetch_add(committed.dead_letters, Relaxed);
-        self.bytes.fetch_add(bytes as u64, Relaxed);
-        self.batches.fetch_add(1, Relaxed);
-    }
-}
 
 /// Ingests until the shutdown, on the calling thread; the thread may block. `sink` is given the Kafka cluster's id.
 ///
@@ -70,6 +42,7 @@ pub fn run<S: Sink + 'static>(
     let sink = sink(&cluster).map_err(Error::Sink)?;
     let copies = ingest.dead_letter_topic.as_deref().map(|topic| CopyTopic::open(kafka, topic)).transpose()?;
     let generations = Generations::open(kafka)?;
+    let _sampler = Sampler::start(kafka, progress.clone())?;
     let context = Context::new(sink, ingest, copies, generations, progress, shutdown.clone());
     let consumer: Client<S> = client::consumer(kafka, ingest).create_with_context(context).map_err(Error::Settings)?;
     let topics: Vec<&str> = ingest.topics.iter().chain(&ingest.feedback_topics).map(String::as_str).collect();
@@ -87,6 +60,7 @@ fn turns<S: Sink + 'static>(consumer: &Client<S>, ingest: &config::Ingest, shutd
     while !shutdown.is_cancelled() {
         let polled = consumer.poll(POLL_MAX);
         let mut state = consumer.context().state();
+        state.progress.heartbeat.beat();
         if let Some(error) = state.failed.take() {
             return Err(error);
         }
@@ -96,6 +70,7 @@ fn turns<S: Sink + 'static>(consumer: &Client<S>, ingest: &config::Ingest, shutd
             None => {}
         }
         state.turn(consumer, ingest)?;
+        state.look_again(consumer)?;
     }
     Ok(())
 }
@@ -105,9 +80,7 @@ fn drain<S: Sink + 'static>(consumer: &Client<S>, ingest: &config::Ingest) -> Re
     let mut state = consumer.context().state();
     state.flush(consumer, Duration::from_millis(ingest.drain_timeout_ms))?;
     let left = state.worker.waiting;
-    if left > 0 {
-        tracing::warn!(batches = left, "not drained in time; the rows are read again at the next start");
-    }
+    Event::Drained { batches_left: left }.emit();
     let mut offsets = TopicPartitionList::new();
     for (partition, owned) in state.buffer.partitions().filter(|(_, owned)| !owned.stopped && left == 0) {
         let next = rdkafka::Offset::Offset(owned.start);
@@ -123,7 +96,7 @@ fn drain<S: Sink + 'static>(consumer: &Client<S>, ingest: &config::Ingest) -> Re
 impl<S: Sink + 'static> State<S> {
     /// Takes in one message.
     fn take(&mut self, message: &BorrowedMessage<'_>, message_bytes_max: usize) {
-        self.broker_is_back();
+        self.progress.kafka_is_back();
         let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
         let Some(owned) = self.buffer.get_mut(topic, partition) else { return };
         // What came before a seek took effect was read already.
@@ -157,6 +130,7 @@ impl<S: Sink + 'static> State<S> {
             self.paused = true;
         } else if self.paused && in_flight <= ingest.in_flight_bytes_max / 2 {
             consumer.resume(&self.readable()).map_err(Error::Fatal)?;
+            Event::Resumed.emit();
             self.paused = false;
         }
         Ok(())
@@ -185,7 +159,14 @@ impl<S: Sink + 'static> State<S> {
                 RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::NoOffset,
             ) => self.check_offsets(consumer),
             error => {
-                self.broker_is_away(&error);
+                match error.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::AllBrokersDown) => self.progress.kafka_is_away(&error),
+                    // One broker of several, or one connection; librdkafka connects again.
+                    Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve) => {
+                        tracing::debug!(%error, "a broker is away");
+                    }
+                    _ => tracing::warn!(%error, "kafka says that something is wrong; it is tried again"),
+                }
                 Ok(())
             }
         }
@@ -198,7 +179,8 @@ fn headers<'a>(message: &'a BorrowedMessage<'_>) -> Vec<(&'a str, Option<&'a [u8
 
 /// The Kafka cluster's id, which keeps offsets of different clusters apart; nothing only where a shutdown came first.
 fn cluster_id(kafka: &config::Kafka, ingest: &config::Ingest, shutdown: &Shutdown) -> Result<Option<String>, Error> {
-    let client: BaseConsumer = client::base(kafka).create().map_err(Error::Settings)?;
+    let client: BaseConsumer<client::Quiet> =
+        client::base(kafka).create_with_context(client::Quiet).map_err(Error::Settings)?;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(ingest.retry_backoff_ms_max));
     while !shutdown.is_cancelled() {
         // Polling serves the error events, which would pile up.

@@ -2,11 +2,13 @@
 
 mod backoff;
 mod failpoint;
+mod heartbeat;
 mod seed;
 mod shutdown;
 
 pub use backoff::Backoff;
 pub use failpoint::{Failpoint, arm_failpoint, failpoint};
+pub use heartbeat::Heartbeat;
 pub use seed::derive_seed;
 pub use shutdown::{Shutdown, on_signal};
 

@@ -1,6 +1,7 @@
 //! What happens in a daemon, as types: each event knows its log line and its metrics.
 
 use super::metric;
+use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 /// Something that an operator wants to know of.
@@ -14,12 +15,19 @@ pub enum Event<'a> {
         version: i64,
         /// Rows added.
         rows: u64,
-        /// Dead letters added with them.
+        /// Dead letters added before them.
         dead_letters: u64,
         /// Bytes of the messages.
         bytes: u64,
-        /// Milliseconds from encoding to commit.
-        duration_ms: u64,
+        /// From the hand-over of the batch to its commit.
+        duration: Duration,
+    },
+    /// Dead letters of one kind are durable.
+    DeadLetters {
+        /// The kind of fault.
+        code: &'a str,
+        /// How many.
+        count: u64,
     },
     /// A commit failed for a passing reason and is tried again.
     CommitRetried {
@@ -49,6 +57,13 @@ pub enum Event<'a> {
         /// Bytes in memory.
         buffer_bytes: u64,
     },
+    /// Memory is free again.
+    Resumed,
+    /// How far the owned partitions are; sampled every few seconds.
+    Sampled {
+        /// All owned partitions.
+        partitions: &'a [Standing],
+    },
     /// The broker or the store is away; said once, not at every try.
     Away {
         /// What is away.
@@ -60,6 +75,11 @@ pub enum Event<'a> {
     Back {
         /// What is back.
         what: &'a str,
+    },
+    /// A shutdown ended ingestion.
+    Drained {
+        /// Batches that were not committed in time; their messages are read again at the next start.
+        batches_left: usize,
     },
     /// The broker no longer has the message that the tables need next; the partition stops.
     Gap {
@@ -108,6 +128,21 @@ pub enum Event<'a> {
     },
 }
 
+/// How far one owned partition is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The next offset that the tables need.
+    pub committed: i64,
+    /// The partition's end, where the broker said it.
+    pub end: Option<i64>,
+    /// Stopped until a gap is accepted.
+    pub stopped: bool,
+}
+
 impl Event<'_> {
     /// Logs and counts.
     pub fn emit(&self) {
@@ -117,18 +152,26 @@ impl Event<'_> {
 
     fn count(&self) {
         match *self {
-            Self::BatchCommitted { rows, dead_letters, bytes, duration_ms, .. } => {
-                metric::ROWS.add(rows);
-                metric::DEAD_LETTERS.add(dead_letters);
+            Self::BatchCommitted { table, rows, bytes, duration, .. } => {
+                metric::ROWS.add(&[table], rows);
                 metric::BYTES.add(bytes);
-                metric::COMMITS.add(1);
-                metric::COMMIT_MS.set(i64::try_from(duration_ms).unwrap_or(i64::MAX));
+                metric::COMMIT_SECONDS.observe(&[table], duration);
             }
+            Self::DeadLetters { code, count } => metric::DEAD_LETTERS.add(&[code], count),
             Self::CommitRetried { .. } => metric::COMMIT_RETRIES.add(1),
             Self::BatchDropped { .. } => metric::BATCHES_DROPPED.add(1),
-            Self::Rebalanced { .. } => metric::REBALANCES.add(1),
-            Self::Paused { .. } => metric::PAUSES.add(1),
-            Self::Away { .. } => metric::BROKER_ERRORS.add(1),
+            Self::Rebalanced { what, .. } => metric::REBALANCES.add(&[what], 1),
+            Self::Paused { .. } => {
+                metric::PAUSES.add(1);
+                metric::PAUSED.set(1);
+            }
+            Self::Resumed => metric::PAUSED.set(0),
+            Self::Sampled { partitions } => sample(partitions),
+            Self::Away { what, .. } => {
+                metric::OUTAGES.add(&[what], 1);
+                metric::UP.set(&[what], 0);
+            }
+            Self::Back { what } => metric::UP.set(&[what], 1),
             Self::Gap { .. } => metric::GAPS.add(1),
             Self::CycleEnded { state, .. } => {
                 metric::CYCLES.add(1);
@@ -136,13 +179,14 @@ impl Event<'_> {
             }
             Self::VersionPromoted { .. } => metric::VERSIONS_PROMOTED.add(1),
             Self::EventSent { .. } => metric::EVENTS_SENT.add(1),
-            Self::Back { .. } | Self::CycleStep { .. } => {}
+            Self::CycleStep { .. } | Self::Drained { .. } => {}
         }
     }
 
     fn log(&self) {
         match *self {
-            Self::BatchCommitted { table, version, rows, dead_letters, bytes, duration_ms } => {
+            Self::BatchCommitted { table, version, rows, dead_letters, bytes, duration } => {
+                let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
                 debug!(table, version, rows, dead_letters, bytes, duration_ms, "batch committed");
             }
             Self::CommitRetried { table, error } => warn!(table, error, "commit failed, trying again"),
@@ -151,8 +195,15 @@ impl Event<'_> {
             }
             Self::Rebalanced { what, partitions } => info!(what, partitions, "rebalance"),
             Self::Paused { buffer_bytes } => info!(buffer_bytes, "reading paused: the byte budget is used up"),
+            Self::Resumed => info!("reading goes on: memory is free again"),
+            // Both are figures for graphs; the commits that they belong to are logged.
+            Self::Sampled { .. } | Self::DeadLetters { .. } => {}
             Self::Away { what, error } => warn!(what, error, "away, trying until it is back"),
             Self::Back { what } => info!(what, "back"),
+            Self::Drained { batches_left: 0 } => info!("drained: all that was read is committed"),
+            Self::Drained { batches_left } => {
+                warn!(batches_left, "not drained in time; what is left is read again at the next start");
+            }
             Self::Gap { topic, partition, stored, low, high } => error!(
                 topic,
                 partition,
@@ -167,4 +218,13 @@ impl Event<'_> {
             Self::EventSent { id, key } => info!(id, key, "event sent"),
         }
     }
+}
+
+fn sample(partitions: &[Standing]) {
+    let labels = |p: &Standing| vec![p.topic.clone(), p.partition.to_string()];
+    let lag = |p: &Standing| Some((labels(p), (p.end? - p.committed).max(0)));
+    metric::PARTITIONS.set(i64::try_from(partitions.len()).unwrap_or(i64::MAX));
+    metric::LAG.replace(partitions.iter().filter_map(lag));
+    metric::OFFSET.replace(partitions.iter().map(|p| (labels(p), p.committed)));
+    metric::STOPPED.replace(partitions.iter().map(|p| (labels(p), i64::from(p.stopped))));
 }

@@ -2,9 +2,10 @@
 
 mod event;
 pub mod metric;
+mod process;
 
-pub use event::Event;
-pub use metric::{Counter, Gauge, render};
+pub use event::{Event, Standing};
+pub use metric::render;
 
 use crate::config::{Format, Telemetry};
 use tracing_subscriber::EnvFilter;

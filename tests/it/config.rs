@@ -35,7 +35,7 @@ fn every_problem_of_form_is_reported_at_once_with_its_path() {
         &[
             "ingest.batch_age_ms_max: \"soon\" is not of type \"integer\"",
             "ingest.batch_row_max: is no known field; did you mean `batch_rows_max`?",
-            "ingest.start: \"middle\" is none of `earliest`, `latest`",
+            "ingest.start: \"middle\" is none of `earliest`, `latest`, a time such as `2026-11-22T10:00:00Z`",
             "lake.url: \"\" is shorter than 1 character",
             "throttle: is no known field",
         ],

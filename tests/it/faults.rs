@@ -67,9 +67,9 @@ async fn a_broker_and_a_store_that_go_away_are_waited_for() {
     kafka::send_logs(&brokers, "logs", 3, 0..1000, || {});
     ingest.rows(1000).await;
 
-    let said = metric::BROKER_ERRORS.get();
+    let said = metric::OUTAGES.get(&["kafka"]);
     cluster.broker_down(1).unwrap();
-    until("the broker is said to be away", PATIENCE, async || metric::BROKER_ERRORS.get() > said).await;
+    until("the broker is said to be away", PATIENCE, async || metric::OUTAGES.get(&["kafka"]) > said).await;
     cluster.broker_up(1).unwrap();
     let refused = [
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
@@ -82,10 +82,10 @@ async fn a_broker_and_a_store_that_go_away_are_waited_for() {
 
     // The table is gone for a while: nothing may be written in its place.
     let (table, hidden) = (home.dir.path().join("lake/tables/inference_log"), home.dir.path().join("hidden"));
-    let said = metric::BROKER_ERRORS.get();
+    let said = metric::OUTAGES.get(&["store"]);
     std::fs::rename(&table, &hidden).unwrap();
     kafka::send_logs(&brokers, "logs", 3, 2000..3000, || {});
-    until("the store is said to be away", PATIENCE, async || metric::BROKER_ERRORS.get() > said).await;
+    until("the store is said to be away", PATIENCE, async || metric::OUTAGES.get(&["store"]) > said).await;
     assert!(!table.exists(), "a table that is away is not made anew");
     std::fs::rename(&hidden, &table).unwrap();
     ingest.rows(3000).await;

@@ -4,6 +4,8 @@
 mod codec;
 mod committer;
 mod config;
+mod console;
+mod crashes;
 mod cycle;
 mod demo;
 mod evaluate;

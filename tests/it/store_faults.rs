@@ -151,9 +151,9 @@ async fn a_full_disk_is_waited_for_and_said_once() {
     kafka::send_logs(&brokers, "logs", 2, 0..400, || {});
     until("the first rows", PATIENCE, async || count(&lake, LOGS, "").await == 400).await;
     fill_up(&ballast);
-    let said = metric::BROKER_ERRORS.get();
+    let said = metric::OUTAGES.get(&["store"]);
     kafka::send_logs(&brokers, "logs", 2, 400..1200, || {});
-    until("the disk is said to be full", PATIENCE, async || metric::BROKER_ERRORS.get() > said).await;
+    until("the disk is said to be full", PATIENCE, async || metric::OUTAGES.get(&["store"]) > said).await;
     for _ in 0..5 {
         // It stays full, and nothing is committed that is not whole.
         tokio::time::sleep(Duration::from_millis(200)).await;

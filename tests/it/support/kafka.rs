@@ -108,8 +108,10 @@ pub fn log(id: u64) -> Vec<u8> {
 pub struct Home {
     pub dir: tempfile::TempDir,
     pub topic: String,
-    group: String,
-    brokers: String,
+    pub group: String,
+    pub brokers: String,
+    /// Whether daemons sync what they write: a test's machine is not switched off, so they do so only where it matters.
+    pub fsync: bool,
 }
 
 impl Home {
@@ -119,16 +121,17 @@ impl Home {
 
     pub fn at(brokers: &str, topic: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { dir, topic: topic.to_owned(), group: unique("group"), brokers: brokers.to_owned() }
+        Self { dir, topic: topic.to_owned(), group: unique("group"), brokers: brokers.to_owned(), fsync: false }
     }
 
     /// Writes the configuration of one daemon. Small batches, so that many commits are there to be killed in.
     pub fn config(&self, daemon: &str, kafka: &str, ingest: &str) -> PathBuf {
         let path = self.dir.path().join(format!("{daemon}.toml"));
+        let age = if ingest.contains("batch_age_ms_max") { "" } else { "batch_age_ms_max = 300" };
         let text = format!(
-            "version = 1\n[lake]\nurl = 'lake'\nfsync = false\n[kafka]\nbrokers = '{}'\n[kafka.properties]\n{kafka}\n\
-             [ingest]\ntopics = ['{}']\ngroup = '{}'\nbatch_age_ms_max = 300\n{ingest}\n",
-            self.brokers, self.topic, self.group
+            "version = 1\n[lake]\nurl = 'lake'\nfsync = {}\n[kafka]\nbrokers = '{}'\n[kafka.properties]\n{kafka}\n\
+             [ingest]\ntopics = ['{}']\ngroup = '{}'\n{age}\n{ingest}\n",
+            self.fsync, self.brokers, self.topic, self.group
         );
         std::fs::write(&path, text).unwrap();
         path
@@ -148,11 +151,17 @@ pub struct Daemon(Child);
 
 impl Daemon {
     pub fn start(config: &Path) -> Self {
+        Self::start_with(config, &[])
+    }
+
+    /// Starts with variables of the environment.
+    pub fn start_with(config: &Path, environment: &[(&str, &str)]) -> Self {
         let log = std::fs::File::options().create(true).append(true).open(config.with_extension("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_pelton"))
             .arg("run")
             .arg("--config")
             .arg(config)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -169,9 +178,19 @@ impl Daemon {
 
     /// SIGTERM, and the status of its end.
     pub fn stop(mut self) -> std::process::ExitStatus {
-        let status = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status().unwrap();
-        assert!(status.success());
+        self.signal("TERM");
         self.0.wait().unwrap()
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.0.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// The status that it ended with, where it has ended.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.0.try_wait().unwrap()
     }
 
     /// The daemon must not end by itself.
