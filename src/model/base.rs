@@ -1,4 +1,4 @@
-//! A base model from a Hugging Face folder, with its tokenizer and chat template: what other stages hold.
+//! A base model from a Hugging Face folder or a GGUF file, with its tokenizer and chat template: what other stages hold.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,8 @@ use super::chat::{ChatMessage, ChatTemplate};
 use super::config::ModelConfig;
 use super::decoder::Decoder;
 use super::error::{Error, Result};
-use super::weights::{Weights, content_hash};
+use super::gguf;
+use super::weights::{Weights, content_hash, file_hash};
 
 /// A loaded base model. Its weights never change: adapters are applied by [`Decoder::with_adapter`].
 #[derive(Debug, Clone)]
@@ -25,11 +26,16 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads `config.json`, the safetensors weights, `tokenizer.json` and, where there is one, the chat template.
+    /// Loads `config.json`, the safetensors weights, `tokenizer.json` and, where there is one, the chat template. A path that
+    /// is a `.gguf` file, or a folder with one and without `config.json`, is read as GGUF; a `chat_template.jinja` and a
+    /// `tokenizer.json` beside it take the place of its own.
     ///
     /// # Errors
     /// Each names the file, the field or the tensor, and what would be right.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        if let Some(file) = gguf_file(folder) {
+            return Self::load_gguf(&file, device);
+        }
         let config = read_config(folder)?;
         let tokenizer = read_tokenizer(folder)?;
         let settings = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
@@ -42,6 +48,24 @@ impl Model {
             stop: stop_tokens(folder, &config)?,
             tokenizer,
             template,
+        })
+    }
+
+    fn load_gguf(file: &Path, device: &Device) -> Result<Self> {
+        let folder = file.parent().unwrap_or(Path::new("."));
+        let gguf = gguf::read(file, device)?;
+        let source = match read_text(&folder.join(CHAT_TEMPLATE))? {
+            Some(source) => Some(source),
+            None => gguf.chat_template,
+        };
+        let parse = |source| ChatTemplate::parse(source, folder, gguf.bos_token, gguf.eos_token);
+        Ok(Self {
+            folder: folder.to_owned(),
+            content_hash: file_hash(file)?,
+            decoder: Decoder::frozen(&gguf.config, &gguf.weights)?,
+            stop: gguf.config.eos_token_ids.clone(),
+            tokenizer: if folder.join(TOKENIZER).is_file() { read_tokenizer(folder)? } else { gguf.tokenizer },
+            template: source.map(parse).transpose()?,
         })
     }
 
@@ -103,6 +127,20 @@ impl Model {
 }
 
 const TOKENIZER: &str = "tokenizer.json";
+const CHAT_TEMPLATE: &str = "chat_template.jinja";
+
+/// The GGUF file that a path means: itself, or the only one in a folder that is no Hugging Face folder.
+fn gguf_file(path: &Path) -> Option<PathBuf> {
+    let is_gguf = |path: &Path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && path.is_file();
+    if is_gguf(path) {
+        return Some(path.to_owned());
+    }
+    if path.join("config.json").exists() {
+        return None;
+    }
+    let mut files = fs::read_dir(path).ok()?.flatten().map(|entry| entry.path()).filter(|path| is_gguf(path));
+    files.next().filter(|_| files.next().is_none())
+}
 
 fn read_config(folder: &Path) -> Result<ModelConfig> {
     let path = folder.join("config.json");
@@ -119,12 +157,8 @@ fn read_tokenizer(folder: &Path) -> Result<Tokenizer> {
 }
 
 fn read_template(folder: &Path, settings: &Value) -> Result<Option<ChatTemplate>> {
-    let path = folder.join("chat_template.jinja");
-    let source = if path.is_file() {
-        Some(fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?)
-    } else {
-        settings.get("chat_template").and_then(template_source)
-    };
+    let written = read_text(&folder.join(CHAT_TEMPLATE))?;
+    let source = written.or_else(|| settings.get("chat_template").and_then(template_source));
     let token = |name| settings.get(name).and_then(token_text);
     source.map(|source| ChatTemplate::parse(source, folder, token("bos_token"), token("eos_token"))).transpose()
 }
@@ -161,10 +195,14 @@ fn stop_tokens(folder: &Path, config: &ModelConfig) -> Result<Vec<u32>> {
 
 /// A JSON file, where it exists.
 fn read_json(path: &Path) -> Result<Option<Value>> {
+    let json = |source| Error::Json { path: path.to_owned(), source };
+    read_text(path)?.map(|text| serde_json::from_str(&text).map_err(json)).transpose()
+}
+
+/// A text file, where it exists.
+fn read_text(path: &Path) -> Result<Option<String>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let json = |source| Error::Json { path: path.to_owned(), source };
-    serde_json::from_str(&text).map(Some).map_err(json)
+    fs::read_to_string(path).map(Some).map_err(|source| Error::Read { path: path.to_owned(), source })
 }

@@ -59,7 +59,7 @@ pub enum Error {
         folder: PathBuf,
     },
     /// The folder has no weights.
-    #[error("{folder} has no weights: expected model.safetensors or model.safetensors.index.json")]
+    #[error("{folder} has no weights: expected model.safetensors, model.safetensors.index.json or one .gguf file")]
     MissingWeights {
         /// The model folder.
         folder: PathBuf,
@@ -111,6 +111,14 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         source: safetensors::SafeTensorError,
+    },
+    /// A GGUF file is damaged, or holds what is not understood.
+    #[error("{path}: {reason}")]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// The key or tensor, and what would be right.
+        reason: String,
     },
     /// The tokenizer file is damaged, or a text cannot be encoded or decoded.
     #[error("tokenizer {path}: {reason}")]

@@ -1,4 +1,4 @@
-//! Hugging Face folders to a differentiable decoder with LoRA, and generation.
+//! Hugging Face folders and GGUF files to a differentiable decoder with LoRA, and generation.
 //!
 //! - [`Model`]: a base model with tokenizer and chat template ([`ModelConfig`], [`Weights`], [`ChatTemplate`])
 //! - [`Decoder`]: the network; frozen, with an adapter, or trainable as a whole
@@ -17,6 +17,7 @@ mod config;
 mod decoder;
 mod error;
 mod generate;
+mod gguf;
 mod linear;
 mod logprob;
 mod lora;

@@ -118,8 +118,20 @@ impl Weights {
 /// # Errors
 /// [`Error::Read`] and [`Error::MissingWeights`].
 pub fn content_hash(folder: &Path) -> Result<String> {
+    hash_of(std::iter::once(folder.join(CONFIG_FILE)).chain(weight_files(folder)?))
+}
+
+/// The same over a single file that holds everything.
+///
+/// # Errors
+/// [`Error::Read`].
+pub(super) fn file_hash(file: &Path) -> Result<String> {
+    hash_of(std::iter::once(file.to_owned()))
+}
+
+fn hash_of(files: impl Iterator<Item = PathBuf>) -> Result<String> {
     let mut hash = Sha256::new();
-    for path in std::iter::once(folder.join(CONFIG_FILE)).chain(weight_files(folder)?) {
+    for path in files {
         let bytes = read(&path)?;
         // The length separates the files: no two sets of files give the same stream.
         hash.update((bytes.len() as u64).to_le_bytes());

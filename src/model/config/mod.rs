@@ -150,6 +150,14 @@ impl ModelConfig {
             RopeScaling::Linear { factor } => {
                 serde_json::json!({ "rope_type": "linear", "rope_theta": self.rope.theta, "factor": factor })
             }
+            RopeScaling::Divisors(_) => {
+                let (what, found) = ("rope scaling of a model to write", "a list of divisors".to_owned());
+                return Err(Error::Argument {
+                    what,
+                    found,
+                    expected: "one that config.json has a name for".to_owned(),
+                });
+            }
             RopeScaling::Llama3(l) => serde_json::json!({
                 "rope_type": "llama3", "rope_theta": self.rope.theta, "factor": l.factor,
                 "low_freq_factor": l.low_freq_factor, "high_freq_factor": l.high_freq_factor,

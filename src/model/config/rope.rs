@@ -23,6 +23,8 @@ pub enum RopeScaling {
     },
     /// By Llama 3's rule.
     Llama3(Llama3Rope),
+    /// Each by its own divisor, `head_dim / 2` of them: how GGUF writes Llama 3's rule.
+    Divisors(Vec<f64>),
 }
 
 /// Llama 3's frequency-dependent stretching of RoPE (Hugging Face `rope_type: llama3`).
@@ -49,9 +51,10 @@ impl Rope {
     #[must_use]
     pub fn inverse_frequencies(&self, head_dim: usize) -> Vec<f32> {
         (0..head_dim / 2)
-            .map(|i| 1.0 / self.theta.powf((2 * i) as f64 / head_dim as f64))
-            .map(|frequency| match &self.scaling {
+            .map(|i| (i, 1.0 / self.theta.powf((2 * i) as f64 / head_dim as f64)))
+            .map(|(i, frequency)| match &self.scaling {
                 RopeScaling::None => frequency,
+                RopeScaling::Divisors(divisors) => frequency / divisors.get(i).copied().unwrap_or(1.0),
                 RopeScaling::Linear { factor } => frequency / factor,
                 RopeScaling::Llama3(llama3) => llama3.stretch(frequency),
             } as f32)

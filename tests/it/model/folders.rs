@@ -134,7 +134,7 @@ fn a_bad_folder_is_refused_by_name() {
     );
     check(
         &|folder| fs::remove_file(folder.join("model.safetensors")).unwrap(),
-        "DIR has no weights: expected model.safetensors or model.safetensors.index.json",
+        "DIR has no weights: expected model.safetensors, model.safetensors.index.json or one .gguf file",
     );
     check(&|folder| fs::remove_file(folder.join("config.json")).unwrap(), "cannot read config.json");
     check(

@@ -2,6 +2,7 @@
 
 mod folders;
 mod generation;
+mod gguf;
 mod gradients;
 mod optimiser;
 mod parity;
