@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// The folder of the base model: `config.json`, safetensors, `tokenizer.json`.
+    /// The base model: a folder with `config.json`, safetensors and `tokenizer.json`, or a `.gguf` file.
     #[schemars(length(min = 1))]
     pub base: String,
     /// The window that its prompts come from.

@@ -13,7 +13,8 @@ use tokenizers::decoders::fuse::Fuse;
 use tokenizers::decoders::sequence::Sequence as Decoders;
 use tokenizers::decoders::strip::Strip;
 use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::normalizers::{Prepend, Replace, Sequence as Normalizers};
+use tokenizers::normalizers::Replace;
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::metadata::Metadata;
@@ -55,12 +56,12 @@ fn sentence_piece(metadata: &Metadata<'_>) -> Result<Tokenizer> {
     }
     let mut tokenizer = Tokenizer::new(builder.build().map_err(failed)?);
     let prefixed = metadata.switch("tokenizer.ggml.add_space_prefix", true)?;
-    let spaces = Replace::new(" ", SPACE).map_err(failed)?;
-    let normalizers = match prefixed {
-        true => vec![Prepend::new(SPACE.to_owned()).into(), spaces.into()],
-        false => vec![spaces.into()],
-    };
-    tokenizer.with_normalizer(Some(Normalizers::new(normalizers))).map_err(failed)?;
+    if prefixed {
+        // As transformers does: the space goes before a text, not before each part of it that follows a special token.
+        tokenizer.with_pre_tokenizer(Some(Metaspace::new('\u{2581}', PrependScheme::First, false)));
+    } else {
+        tokenizer.with_normalizer(Some(Replace::new(" ", SPACE).map_err(failed)?)).map_err(failed)?;
+    }
     let back = Replace::new(SPACE, " ").map_err(failed)?;
     let mut decoders = vec![back.into(), ByteFallback::default().into(), Fuse::new().into()];
     if prefixed {
