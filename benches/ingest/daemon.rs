@@ -35,13 +35,15 @@ impl Daemon {
         );
         fs::write(&path, text)?;
         let log = fs::File::create(folder.path().join("log"))?;
-        let child = Command::new(env!("CARGO_BIN_EXE_pelton"))
-            .args(["run", "--config"])
-            .arg(&path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()?;
+        let child = Command::new(
+            std::env::var("PELTON_BENCH_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_pelton").to_owned()),
+        )
+        .args(["run", "--config"])
+        .arg(&path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()?;
         Ok(Self { child, console, folder })
     }
 

@@ -29,6 +29,10 @@ use corpus::Corpus;
 use report::Report;
 use std::path::PathBuf;
 
+/// The daemon's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What the command line asks for.
 #[derive(Debug, Clone)]
 pub struct Options {

@@ -117,13 +117,14 @@ pub struct Ingest {
     /// A batch is committed at this many rows. Default: 50,000.
     #[schemars(range(min = 1))]
     pub batch_rows_max: usize,
-    /// … or at this many bytes of messages. Default: 64 MiB.
+    /// … or at this many bytes of messages, and at an eighth of `in_flight_bytes_max` at the latest. Default: 64 MiB.
     #[schemars(range(min = 1024))]
     pub batch_bytes_max: usize,
     /// … or at this age in milliseconds, so that rows can be queried soon. Default: 2,000.
     #[schemars(range(min = 10))]
     pub batch_age_ms_max: u64,
-    /// Bytes of messages that may be in memory; partitions pause above it. Default: 256 MiB.
+    /// Bytes that ingestion may hold: rows in buffers, being encoded, or waiting for their commit, and what is fetched ahead
+    /// (at most an eighth of it). Partitions pause above it. Default: 256 MiB.
     #[schemars(range(min = 1_048_576))]
     pub in_flight_bytes_max: usize,
     /// A larger message becomes a dead letter. Default: 16 MiB.

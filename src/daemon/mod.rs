@@ -11,6 +11,7 @@ pub mod audit;
 pub mod call_log;
 pub mod console;
 pub mod cycle;
+mod encoders;
 pub mod forget;
 pub mod pipeline;
 pub mod schedule;

@@ -1,16 +1,19 @@
 //! Ingest wired to the lake: the tables as ingestion sees them.
 
+use super::encoders::{Encoders, Encoding, Held};
 use crate::config::Config;
-use crate::domain::{Origin, Row, RowKind};
-use crate::ingest::{self, Committed, Part, Partition, Progress, Rows, Sink, SinkError};
+use crate::domain::{InferenceRow, Origin, Row, RowKind};
+use crate::ingest::{self, Committed, Part, Partition, Progress, Rows, Shape, Sink, SinkError};
 use crate::lake::{
-    CommitError, Committer, DeadLetterBuilder, FeedbackBuilder, InferenceLogBuilder, Lake, PartitionKey, TableName,
+    self, CommitError, Committer, DeadLetterBuilder, EncodedFile, FeedbackBuilder, InferenceLogBuilder, Lake,
+    PartitionKey, TableName, TextSizes,
 };
 use crate::runtime::{Backoff, Shutdown};
 use crate::telemetry::Event;
 use anyhow::{Context as _, Result};
 use arrow::array::{AsArray as _, RecordBatch};
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -26,7 +29,7 @@ pub async fn run_ingest(config: Arc<Config>, lake: Lake, progress: Arc<Progress>
     let ingest = move || {
         let sink = |cluster: &str| -> Result<LakeSink, Box<dyn std::error::Error + Send + Sync>> {
             let committer = insist(&config, &shutdown, || runtime.block_on(lake.committer(&pipeline, cluster)))?;
-            Ok(LakeSink { committer, runtime: runtime.clone() })
+            Ok(LakeSink { committer, shape: LakeShape::new(), runtime: runtime.clone() })
         };
         ingest::run(&config.kafka, &config.ingest, sink, progress, &shutdown)
     };
@@ -57,13 +60,44 @@ fn insist<T, E: std::error::Error>(
 /// The lake's committer behind the seam.
 struct LakeSink {
     committer: Committer,
+    shape: LakeShape,
     runtime: Handle,
 }
 
-/// Arrow builders of one partition.
+/// Rows of this many bytes are encoded without waiting for the end of their batch: large enough for a row group that is
+/// quick to read, small enough that a few of them for each core are little memory.
+const CHUNK_BYTES: usize = 8 << 20;
+/// What a row costs beside its texts: offsets, numbers and validity of some thirty columns.
+const ROW_BYTES: usize = 512;
+
+/// What buffers are made by.
+#[derive(Clone)]
+struct LakeShape {
+    encoders: Encoders,
+    sizes: Arc<TextSizes>,
+}
+
+impl LakeShape {
+    fn new() -> Self {
+        Self { encoders: Encoders::start(), sizes: Arc::default() }
+    }
+}
+
+impl Shape for LakeShape {
+    fn held_bytes(&self) -> usize {
+        self.encoders.held_bytes()
+    }
+}
+
+/// Arrow builders of one partition, and what of it is being encoded.
 struct LakeRows {
+    encoders: Encoders,
+    table: TableName,
     rows: Builder,
+    raw: Held,
+    encoding: Vec<Encoding>,
     dead_letters: Option<DeadLetterBuilder>,
+    dead: Held,
 }
 
 enum Builder {
@@ -71,10 +105,28 @@ enum Builder {
     Feedback(Box<FeedbackBuilder>),
 }
 
-/// Batches of one partition: rows of the topic's table, and dead letters.
+/// Rows of one partition: most are being encoded, the rest will be with those of other partitions.
 struct LakeCut {
-    rows: RecordBatch,
-    dead_letters: Option<RecordBatch>,
+    encoding: Vec<Encoding>,
+    rest: (RecordBatch, Held),
+    dead_letters: (Option<RecordBatch>, Held),
+}
+
+/// A batch in files that are in memory.
+struct LakeBatch {
+    parts: Vec<lake::Part>,
+    files: Vec<EncodedFile>,
+    _held: Vec<Held>,
+}
+
+impl LakeRows {
+    fn finish(&mut self) -> (RecordBatch, Held) {
+        let rows = match &mut self.rows {
+            Builder::Inference(builder) => builder.finish(),
+            Builder::Feedback(builder) => builder.finish(),
+        };
+        (rows, mem::replace(&mut self.raw, self.encoders.hold()))
+    }
 }
 
 impl Rows for LakeRows {
@@ -82,22 +134,36 @@ impl Rows for LakeRows {
 
     fn push(&mut self, row: &Row<'_>, origin: &Origin<'_>) {
         match (row, &mut self.rows) {
-            (Row::Inference(row), Builder::Inference(builder)) => builder.append(row, origin),
-            (Row::Feedback(row), Builder::Feedback(builder)) => builder.append(row, origin),
+            (Row::Inference(row), Builder::Inference(builder)) => {
+                builder.append(row, origin);
+                self.raw.add(text_bytes(row) + ROW_BYTES);
+            }
+            (Row::Feedback(row), Builder::Feedback(builder)) => {
+                builder.append(row, origin);
+                self.raw.add(row.text.as_ref().map_or(0, |text| text.len()) + ROW_BYTES);
+            }
             (Row::DeadLetter(row), _) => {
                 self.dead_letters.get_or_insert_with(DeadLetterBuilder::new).append(row, origin);
+                self.dead.add(row.payload.map_or(0, <[u8]>::len) + ROW_BYTES);
             }
             _ => unreachable!("a topic has one kind of rows"),
+        }
+        if self.raw.bytes() >= CHUNK_BYTES {
+            let (rows, raw) = self.finish();
+            self.encoding.push(self.encoders.encode(self.table, vec![rows], raw));
         }
     }
 
     fn cut(mut self) -> LakeCut {
-        let rows = match &mut self.rows {
-            Builder::Inference(builder) => builder.finish(),
-            Builder::Feedback(builder) => builder.finish(),
-        };
-        LakeCut { rows, dead_letters: self.dead_letters.map(|mut builder| builder.finish()) }
+        let rest = self.finish();
+        let dead_letters = self.dead_letters.map(|mut builder| builder.finish());
+        LakeCut { encoding: self.encoding, rest, dead_letters: (dead_letters, self.dead) }
     }
+}
+
+fn text_bytes(row: &InferenceRow<'_>) -> usize {
+    let long = [&row.response, &row.messages, &row.prompt, &row.completion, &row.extra];
+    row.request.len() + long.into_iter().flatten().map(|text| text.len()).sum::<usize>()
 }
 
 fn table(kind: RowKind) -> TableName {
@@ -126,12 +192,20 @@ fn away(error: impl std::error::Error + Send + Sync + 'static) -> SinkError {
 impl Sink for LakeSink {
     type Rows = LakeRows;
 
-    fn rows(kind: RowKind) -> LakeRows {
+    type Shape = LakeShape;
+    type Ready = LakeBatch;
+
+    fn shape(&self) -> LakeShape {
+        self.shape.clone()
+    }
+
+    fn rows(shape: &LakeShape, kind: RowKind) -> LakeRows {
         let rows = match kind {
-            RowKind::Inference => Builder::Inference(Box::default()),
+            RowKind::Inference => Builder::Inference(Box::new(InferenceLogBuilder::new().with_sizes(&shape.sizes))),
             RowKind::Feedback => Builder::Feedback(Box::default()),
         };
-        LakeRows { rows, dead_letters: None }
+        let (encoders, raw, dead) = (shape.encoders.clone(), shape.encoders.hold(), shape.encoders.hold());
+        LakeRows { encoders, table: table(kind), rows, raw, encoding: Vec::new(), dead_letters: None, dead }
     }
 
     fn positions(&mut self, kind: RowKind, partitions: &[Partition]) -> Result<Vec<Option<i64>>, SinkError> {
@@ -144,29 +218,44 @@ impl Sink for LakeSink {
         self.runtime.block_on(self.committer.pin(table(kind), &starts)).map_err(sink_error)
     }
 
-    fn commit(&mut self, kind: RowKind, parts: &[Part<LakeCut>], bytes: u64) -> Result<Committed, SinkError> {
+    fn ready(&mut self, kind: RowKind, cuts: Vec<Part<LakeCut>>) -> LakeBatch {
+        let (mut parts, mut encoding, mut held) = (Vec::new(), Vec::new(), Vec::new());
+        let mut rest = Rest { encoders: &self.shape.encoders, table: table(kind), rows: Vec::new(), raw: None };
+        for Part { partition, start, end, rows } in cuts {
+            encoding.extend(rows.encoding);
+            encoding.extend(rest.add(rows.rest));
+            let (dead_letters, dead) = rows.dead_letters;
+            held.push(dead);
+            let dead_letters = dead_letters.into_iter().collect();
+            parts.push(lake::Part { key: key(&partition), start, end, rows: Vec::new(), dead_letters });
+        }
+        encoding.extend(rest.end());
+        let mut groups = Vec::new();
+        for encoded in encoding {
+            let (rows, share) = encoded.wait();
+            groups.extend(rows.expect("the builders make what the table's columns are"));
+            held.push(share);
+        }
+        let files = lake::files(groups).expect("row groups of one table fit together");
+        LakeBatch { parts, files, _held: held }
+    }
+
+    fn commit(&mut self, kind: RowKind, batch: &LakeBatch, bytes: u64) -> Result<Committed, SinkError> {
         let began = Instant::now();
-        let part = |part: &Part<LakeCut>| crate::lake::Part {
-            key: key(&part.partition),
-            start: part.start,
-            end: part.end,
-            rows: vec![part.rows.rows.clone()],
-            dead_letters: part.rows.dead_letters.iter().cloned().collect(),
-        };
-        let parts: Vec<_> = parts.iter().map(part).collect();
-        let done = self.runtime.block_on(self.committer.commit(table(kind), &parts)).map_err(sink_error)?;
+        let done = self.committer.commit_files(table(kind), &batch.parts, &batch.files);
+        let done = self.runtime.block_on(done).map_err(sink_error)?;
         let (rows, dead_letters) = (done.rows as u64, done.dead_letters as u64);
         let duration = began.elapsed();
         let (table, version) = (table(kind).as_str(), done.version);
         Event::BatchCommitted { table, version, rows, dead_letters, bytes, duration }.emit();
-        count_dead_letters(&parts, dead_letters);
+        count_dead_letters(&batch.parts, dead_letters);
         Ok(Committed { rows, dead_letters })
     }
 }
 
 /// Counts what was committed by the kind of fault. After a crash in between, some of a batch's dead letters are in their
 /// table already and were counted by a process that is gone: then only the total of the others is known.
-fn count_dead_letters(parts: &[crate::lake::Part], committed: u64) {
+fn count_dead_letters(parts: &[lake::Part], committed: u64) {
     let mut counts = BTreeMap::<&str, u64>::new();
     for batch in parts.iter().flat_map(|part| &part.dead_letters) {
         let codes = batch.column_by_name("code").and_then(|column| column.as_string_opt::<i32>());
@@ -179,5 +268,29 @@ fn count_dead_letters(parts: &[crate::lake::Part], committed: u64) {
     }
     for (code, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
         Event::DeadLetters { code, count }.emit();
+    }
+}
+
+/// What partitions have left over at the end of a batch, encoded together so that row groups do not get small.
+struct Rest<'a> {
+    encoders: &'a Encoders,
+    table: TableName,
+    rows: Vec<RecordBatch>,
+    raw: Option<Held>,
+}
+
+impl Rest<'_> {
+    fn add(&mut self, (rows, raw): (RecordBatch, Held)) -> Option<Encoding> {
+        self.rows.push(rows);
+        match &mut self.raw {
+            Some(all) => all.join(raw),
+            None => self.raw = Some(raw),
+        }
+        if self.raw.as_ref().is_some_and(|raw| raw.bytes() >= CHUNK_BYTES) { self.end() } else { None }
+    }
+
+    fn end(&mut self) -> Option<Encoding> {
+        let raw = self.raw.take()?;
+        Some(self.encoders.encode(self.table, mem::take(&mut self.rows), raw))
     }
 }

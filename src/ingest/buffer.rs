@@ -1,7 +1,7 @@
 //! What was read of each owned partition and is not sent yet.
 
 use super::copies::{Copies, CopyTopic};
-use super::sink::{Part, Partition, Rows, Sink};
+use super::sink::{Part, Partition, Rows, Shape as _, Sink};
 use super::worker::{Batch, CutOf, Numbered};
 use crate::domain::{Origin, Row, RowKind};
 use std::collections::BTreeMap;
@@ -35,12 +35,13 @@ pub(super) struct Buffer<S: Sink> {
     since: Option<Instant>,
     epochs: u64,
     copies: Copies,
+    shape: S::Shape,
 }
 
 impl<S: Sink> Buffer<S> {
-    pub(super) fn new(copies: Option<CopyTopic>) -> Self {
+    pub(super) fn new(shape: S::Shape, copies: Option<CopyTopic>) -> Self {
         let copies = Copies::new(copies);
-        Self { topics: BTreeMap::new(), rows: 0, bytes: 0, since: None, epochs: 0, copies }
+        Self { topics: BTreeMap::new(), rows: 0, bytes: 0, since: None, epochs: 0, copies, shape }
     }
 
     /// Takes a partition into ownership at an offset; what was read of it before is dropped.
@@ -80,11 +81,16 @@ impl<S: Sink> Buffer<S> {
         let owned = self.topics.get_mut(origin.topic).and_then(|t| t.get_mut(&origin.partition));
         let owned = owned.expect("only messages of owned partitions are pushed");
         let kind = owned.kind;
-        owned.rows.get_or_insert_with(|| S::rows(kind)).push(row, origin);
+        owned.rows.get_or_insert_with(|| S::rows(&self.shape, kind)).push(row, origin);
         owned.next = origin.offset + 1;
         self.rows += 1;
         self.bytes += bytes;
         self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// Bytes of all rows in memory, here and on their way to a commit.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.shape.held_bytes()
     }
 
     /// How long the oldest row has waited.

@@ -43,6 +43,14 @@ pub(super) fn base(kafka: &config::Kafka) -> ClientConfig {
     client
 }
 
+/// What the consumer may fetch ahead: a part of the byte budget, and not more than keeps a quick reader busy.
+pub(super) fn fetched_bytes_max(kafka: &config::Kafka, ingest: &config::Ingest) -> usize {
+    const BUSY: usize = 32 << 20;
+    let given =
+        kafka.properties.get("queued.max.messages.kbytes").and_then(|kilobytes| kilobytes.parse::<usize>().ok());
+    given.map_or_else(|| BUSY.min(ingest.in_flight_bytes_max / 8), |kilobytes| kilobytes.saturating_mul(1024))
+}
+
 /// Settings of the ingesting consumer.
 pub(super) fn consumer(kafka: &config::Kafka, ingest: &config::Ingest) -> ClientConfig {
     let mut client = ClientConfig::new();
@@ -51,7 +59,7 @@ pub(super) fn consumer(kafka: &config::Kafka, ingest: &config::Ingest) -> Client
         .set("partition.assignment.strategy", "cooperative-sticky")
         // librdkafka would keep 100,000 messages of each partition in memory.
         .set("queued.min.messages", "10000")
-        .set("queued.max.messages.kbytes", "65536")
+        .set("queued.max.messages.kbytes", (fetched_bytes_max(kafka, ingest) / 1024).to_string())
         .set("fetch.message.max.bytes", "4194304")
         .set("fetch.wait.max.ms", "100")
         .set("fetch.queue.backoff.ms", "20")

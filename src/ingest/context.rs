@@ -38,8 +38,8 @@ where
 pub(super) struct State<S: Sink + 'static> {
     pub(super) worker: Worker<S>,
     pub(super) buffer: Buffer<S>,
-    /// Bytes that the worker holds.
-    pub(super) sent_bytes: usize,
+    /// Bytes that librdkafka may hold.
+    pub(super) fetched_bytes_max: usize,
     pub(super) kinds: BTreeMap<String, RowKind>,
     pub(super) start: Start,
     pub(super) pause_max: Duration,
@@ -58,6 +58,7 @@ impl<S: Sink + 'static> Context<S> {
     pub(super) fn new(
         sink: S,
         ingest: &config::Ingest,
+        fetched_bytes_max: usize,
         copies: Option<CopyTopic>,
         generations: Generations,
         progress: Arc<Progress>,
@@ -66,10 +67,11 @@ impl<S: Sink + 'static> Context<S> {
         let inference = ingest.topics.iter().map(|t| (t.clone(), RowKind::Inference));
         let feedback = ingest.feedback_topics.iter().map(|t| (t.clone(), RowKind::Feedback));
         let pause_max = Duration::from_millis(ingest.retry_backoff_ms_max);
+        let shape = sink.shape();
         let state = State {
             worker: Worker::start(sink, generations, pause_max, shutdown.clone()),
-            buffer: Buffer::new(copies),
-            sent_bytes: 0,
+            buffer: Buffer::new(shape, copies),
+            fetched_bytes_max,
             kinds: inference.chain(feedback).collect(),
             start: ingest.start,
             pause_max,
@@ -119,15 +121,14 @@ impl<S: Sink + 'static> ConsumerContext for Context<S> {
 }
 
 impl<S: Sink + 'static> State<S> {
-    /// Bytes of messages in memory.
+    /// Bytes in memory: rows in any form, and what librdkafka may have fetched ahead.
     pub(super) fn in_flight(&self) -> usize {
-        self.buffer.bytes + self.sent_bytes
+        self.buffer.held_bytes() + self.fetched_bytes_max
     }
 
     /// Sends everything that was read to the worker.
     pub(super) fn send(&mut self) -> Result<(), Error> {
         for batch in self.buffer.cut() {
-            self.sent_bytes += batch.bytes;
             self.worker.commit(batch)?;
         }
         Ok(())
@@ -148,8 +149,7 @@ impl<S: Sink + 'static> State<S> {
 
     /// Takes in what became of a batch.
     pub(super) fn settle(&mut self, consumer: &Client<S>, done: Done) -> Result<(), Error> {
-        self.sent_bytes = self.sent_bytes.saturating_sub(done.bytes);
-        metric::BUFFER_BYTES.set(i64::try_from(self.in_flight()).unwrap_or(i64::MAX));
+        metric::BUFFER_BYTES.set(i64::try_from(self.buffer.held_bytes()).unwrap_or(i64::MAX));
         // Only what was read in the present assignment concerns it.
         let current: Vec<_> = done
             .ranges

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! poll thread:   poll ─► decode ─► a buffer per partition ─► cut by rows, bytes or age
-//!                 ▲                                              │ one send a batch
-//!                 └── what was committed, what moved ◄── worker thread: sink (encode, commit)
+//!                 ▲                     │ full chunks              │ one send a batch
+//!                 │                     ▼                          ▼
+//!                 │               encoding threads ─────► committing thread: store, commit
+//!                 └────────────── what was committed, what moved ──┘
 //! ```
 //!
 //! The tables say where each partition begins: the rebalance callback asks the sink and assigns at those offsets. A batch
@@ -13,7 +15,8 @@
 //!
 //! It promises to skip nothing silently: where the broker no longer has what the tables need next, the partition stops and
 //! says so. A broker or store that is away is tried again with growing pauses, said once. Memory is bounded by
-//! `in_flight_bytes_max`: above it reading pauses while polling goes on, so that the group keeps its member.
+//! `in_flight_bytes_max`, which counts rows in buffers, rows that are being encoded, files that wait for their commit, and
+//! what librdkafka may fetch ahead: above it reading pauses while polling goes on, so that the group keeps its member.
 //!
 //! It knows nothing of Delta: the [`Sink`] is given by the caller.
 
@@ -35,4 +38,4 @@ pub use confirm::{Confirmation, confirm_gap};
 pub use error::Error;
 pub use poll::run;
 pub use progress::Progress;
-pub use sink::{Committed, Part, Partition, Rows, Sink, SinkError};
+pub use sink::{Committed, Part, Partition, Rows, Shape, Sink, SinkError};

@@ -43,7 +43,8 @@ pub fn run<S: Sink + 'static>(
     let copies = ingest.dead_letter_topic.as_deref().map(|topic| CopyTopic::open(kafka, topic)).transpose()?;
     let generations = Generations::open(kafka)?;
     let _sampler = Sampler::start(kafka, progress.clone())?;
-    let context = Context::new(sink, ingest, copies, generations, progress, shutdown.clone());
+    let fetched_bytes_max = client::fetched_bytes_max(kafka, ingest);
+    let context = Context::new(sink, ingest, fetched_bytes_max, copies, generations, progress, shutdown.clone());
     let consumer: Client<S> = client::consumer(kafka, ingest).create_with_context(context).map_err(Error::Settings)?;
     let topics: Vec<&str> = ingest.topics.iter().chain(&ingest.feedback_topics).map(String::as_str).collect();
     consumer.subscribe(&topics).map_err(|source| Error::Subscribe { topics: topics.join(", "), source })?;
@@ -139,7 +140,10 @@ impl<S: Sink + 'static> State<S> {
     fn is_due(&self, ingest: &config::Ingest) -> bool {
         self.buffer.rows > 0
             && (self.buffer.rows >= ingest.batch_rows_max
-                || self.buffer.bytes >= ingest.batch_bytes_max.min(ingest.in_flight_bytes_max / 2)
+                // Batches that are filled, encoded and committed at once fit the budget.
+                || self.buffer.bytes >= ingest.batch_bytes_max.min(ingest.in_flight_bytes_max / 8)
+                // Nothing else would give memory back.
+                || self.paused && self.worker.waiting == 0
                 || self.buffer.age() >= Duration::from_millis(ingest.batch_age_ms_max))
     }
 

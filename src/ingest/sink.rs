@@ -67,13 +67,28 @@ pub enum SinkError {
     Away(String),
 }
 
+/// What buffers are made by; a cheap handle.
+pub trait Shape: Clone + Send {
+    /// Bytes of all rows that are in memory: in buffers, being encoded, or waiting for their commit.
+    fn held_bytes(&self) -> usize;
+}
+
 /// The tables, as ingestion sees them. Called from one thread that may block.
 pub trait Sink: Send {
     /// Its buffers.
     type Rows: Rows;
 
+    /// What buffers are made by, away from the sink.
+    type Shape: Shape;
+
+    /// A batch that can be committed, as often as it takes.
+    type Ready;
+
+    /// What buffers are made by.
+    fn shape(&self) -> Self::Shape;
+
     /// Makes buffers for the poll thread.
-    fn rows(kind: RowKind) -> Self::Rows;
+    fn rows(shape: &Self::Shape, kind: RowKind) -> Self::Rows;
 
     /// The next offset that the tables need of each partition; nothing where it was never pinned.
     ///
@@ -87,14 +102,12 @@ pub trait Sink: Send {
     /// [`SinkError::Moved`] where another process pinned one of them first, [`SinkError::Away`].
     fn pin(&mut self, kind: RowKind, starts: &[(Partition, i64)]) -> Result<(), SinkError>;
 
-    /// Adds the parts' rows and moves their offsets, exactly once.
+    /// Makes parts ready to be committed as one. It does no I/O.
+    fn ready(&mut self, kind: RowKind, parts: Vec<Part<<Self::Rows as Rows>::Cut>>) -> Self::Ready;
+
+    /// Adds the parts' rows and moves their offsets, exactly once. `bytes` is the size of their messages.
     ///
     /// # Errors
     /// [`SinkError::Moved`] where a partition stands elsewhere, [`SinkError::Away`].
-    fn commit(
-        &mut self,
-        kind: RowKind,
-        parts: &[Part<<Self::Rows as Rows>::Cut>],
-        bytes: u64,
-    ) -> Result<Committed, SinkError>;
+    fn commit(&mut self, kind: RowKind, ready: &Self::Ready, bytes: u64) -> Result<Committed, SinkError>;
 }

@@ -185,8 +185,9 @@ impl<S: Sink> Bench<S> {
         let copied = self.insist(Until::GivenUp, |_| copies.send());
         let present = self.generations.clone();
         let copied = copied.and_then(|()| self.insist(Until::GivenUp, |_| present.verify(&ranges)));
+        let ready = self.sink.ready(kind, plain);
         let size = u64::try_from(bytes).unwrap_or(u64::MAX);
-        let outcome = copied.and_then(|()| self.insist(Until::GivenUp, |sink| sink.commit(kind, &plain, size)));
+        let outcome = copied.and_then(|()| self.insist(Until::GivenUp, |sink| sink.commit(kind, &ready, size)));
         Done { kind, ranges, bytes, outcome }
     }
 

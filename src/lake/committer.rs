@@ -12,6 +12,7 @@
 //! Dead letters have their own table and their own `txn`. They commit first, but never before the check above: so `txn = e`
 //! there means that every dead letter below `e` is stored, and on a replay those below it are skipped. Both are exact.
 
+use super::encode::{self, EncodedFile};
 use super::error::{Error, Result};
 use super::{Lake, TableName, Turns, log};
 use crate::runtime::{Failpoint, failpoint};
@@ -169,6 +170,21 @@ impl Committer {
     /// [`CommitError::Moved`] where a partition stands elsewhere: drop the parts. [`CommitError::Store`] where the store
     /// failed: call again with the same parts.
     pub async fn commit(&mut self, name: TableName, parts: &[Part]) -> std::result::Result<Committed, CommitError> {
+        let batches: Vec<RecordBatch> = parts.iter().flat_map(|part| part.rows.iter().cloned()).collect();
+        let files = encode::files(encode::encode(name, &batches)?)?;
+        self.commit_files(name, parts, &files).await
+    }
+
+    /// The same with rows that are encoded already: `files` hold them, and the parts have no others.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub async fn commit_files(
+        &mut self,
+        name: TableName,
+        parts: &[Part],
+        files: &[EncodedFile],
+    ) -> std::result::Result<Committed, CommitError> {
         if let Standing::End = self.standing(name, parts).await? {
             return Ok(Committed { version: self.table(name).at, rows: 0, dead_letters: 0 });
         }
@@ -177,10 +193,10 @@ impl Committer {
             failpoint(Failpoint::AfterDeadLetters);
         }
         let moved: Vec<(String, i64)> = parts.iter().map(|part| (self.id(&part.key), part.end)).collect();
-        let batches: Vec<RecordBatch> = parts.iter().flat_map(|part| part.rows.iter().cloned()).collect();
-        let adds = self.table(name).write(batches).await?;
+        self.table(name).store(files).await?;
+        let adds: Vec<Add> = files.iter().map(|file| file.add.clone()).collect();
         failpoint(Failpoint::AfterWrite);
-        let rows = parts.iter().flat_map(|p| &p.rows).map(RecordBatch::num_rows).sum();
+        let rows = files.iter().map(EncodedFile::rows).sum();
         // Rewrites of files in this process wait until this is committed: neither makes the other begin anew.
         let turns = Arc::clone(&self.turns);
         let _turn = turns[&name].lock().await;
@@ -319,6 +335,11 @@ impl Offsets {
         let position = found.map_err(Error::table(self.name, "read an offset"))?;
         self.known.insert(id.to_owned(), position);
         Ok(position)
+    }
+
+    /// Stores files under the table's folder. Storing one again puts the same bytes in its place.
+    async fn store(&self, files: &[EncodedFile]) -> Result<()> {
+        log::store(&self.table, files).await.map_err(Error::table(self.name, "write the rows"))
     }
 
     async fn write(&self, batches: Vec<RecordBatch>) -> Result<Vec<Add>> {

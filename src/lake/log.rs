@@ -1,6 +1,7 @@
 //! The few operations on a table's log that everything else is made of.
 
 use super::column::Column;
+use super::encode::EncodedFile;
 use super::error::{Error, Result};
 use super::store::Store;
 use super::table::TableName;
@@ -9,7 +10,8 @@ use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake::kernel::{Action, Add, Transaction};
 use deltalake::protocol::{DeltaOperation, OutputMode, SaveMode};
 use deltalake::writer::{DeltaWriter, RecordBatchWriter};
-use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError, Path};
+use object_store::ObjectStoreExt as _;
 
 /// How long versions can be read back until maintenance sets what is configured. Clean-up is a task of ours, never part of
 /// a commit.
@@ -105,6 +107,15 @@ pub(super) async fn write(
 /// A commit that does nothing beside: checkpoints and clean-up are maintenance's.
 pub(super) fn quiet() -> CommitProperties {
     CommitProperties::default().with_create_checkpoint(false).with_cleanup_expired_logs(Some(false))
+}
+
+/// Stores encoded files that no version refers to yet.
+pub(super) async fn store(table: &DeltaTable, files: &[EncodedFile]) -> std::result::Result<(), DeltaTableError> {
+    let store = table.object_store();
+    for file in files {
+        store.put(&Path::parse(&file.add.path)?, file.bytes.clone().into()).await?;
+    }
+    Ok(())
 }
 
 /// Adds files and moves application transactions in one commit; the handle then stands at the new version.

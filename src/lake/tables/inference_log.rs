@@ -9,11 +9,12 @@ use crate::lake::column::Kind::{Bool, Date, Double, Int, Long, Text, Texts, Time
 use crate::lake::column::{Column, element, optional, required};
 use crate::lake::table::TableName;
 use arrow::array::{
-    BooleanBuilder, Date32Builder, Float64Builder, Int32Builder, Int64Builder, ListBuilder, RecordBatch, StringBuilder,
-    TimestampMicrosecondBuilder,
+    ArrayBuilder as _, BooleanBuilder, Date32Builder, Float64Builder, Int32Builder, Int64Builder, ListBuilder,
+    RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::DataType;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The columns.
 pub const COLUMNS: &[Column] = &[
@@ -80,6 +81,15 @@ pub struct InferenceLogBuilder {
     time_to_first_token_ms: Int64Builder,
     stream: BooleanBuilder,
     origin: OriginBuilder,
+    sizes: Arc<TextSizes>,
+}
+
+/// How much the long texts of the last batch took, so that the next one's memory is asked for once and not grown into:
+/// growing copies, and each new page has to be cleared by the kernel first.
+#[derive(Debug, Default)]
+pub struct TextSizes {
+    rows: AtomicUsize,
+    texts: [AtomicUsize; 5],
 }
 
 /// The provenance columns that every ingested table ends with.
@@ -172,11 +182,50 @@ impl InferenceLogBuilder {
             time_to_first_token_ms: Int64Builder::new(),
             stream: BooleanBuilder::new(),
             origin: OriginBuilder::new(),
+            sizes: Arc::default(),
         }
+    }
+
+    /// Learns from batches that others finish how much to ask for, and tells them.
+    #[must_use]
+    pub fn with_sizes(mut self, sizes: &Arc<TextSizes>) -> Self {
+        self.sizes = Arc::clone(sizes);
+        self
+    }
+
+    /// The texts that most of a row's bytes are in.
+    fn long_texts(&mut self) -> [&mut StringBuilder; 5] {
+        [&mut self.request, &mut self.response, &mut self.messages, &mut self.prompt, &mut self.completion]
+    }
+
+    fn ask_for_memory(&mut self) {
+        let sizes = Arc::clone(&self.sizes);
+        let rows = sizes.rows.load(Relaxed);
+        for (builder, bytes) in self.long_texts().into_iter().zip(&sizes.texts) {
+            let bytes = bytes.load(Relaxed);
+            *builder = StringBuilder::with_capacity(rows + rows / 8, bytes + bytes / 8);
+        }
+    }
+
+    fn tell_sizes(&mut self) {
+        let sizes = Arc::clone(&self.sizes);
+        sizes.rows.store(self.request.len(), Relaxed);
+        for (builder, bytes) in self.long_texts().into_iter().zip(&sizes.texts) {
+            bytes.store(builder.values_slice().len(), Relaxed);
+        }
+    }
+
+    /// Rows collected.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.request_id.len()
     }
 
     /// Copies one row in.
     pub fn append(&mut self, row: &InferenceRow<'_>, origin: &Origin<'_>) {
+        if self.rows() == 0 {
+            self.ask_for_memory();
+        }
         self.request_id.append_value(&row.request_id);
         self.client_request_id.append_option(row.client_request_id.as_deref());
         self.request_date.append_value(row.request_time.date_days());
@@ -210,6 +259,7 @@ impl InferenceLogBuilder {
 
     /// Hands the rows over as a batch of the table and begins anew.
     pub fn finish(&mut self) -> RecordBatch {
+        self.tell_sizes();
         let mut columns: Vec<arrow::array::ArrayRef> = vec![
             Arc::new(self.request_id.finish()),
             Arc::new(self.client_request_id.finish()),
