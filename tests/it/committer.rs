@@ -153,17 +153,8 @@ async fn another_makers_reader_counts_the_same_rows() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_holds_on_s3_with_conditional_puts_and_nothing_else() {
     let server = python::S3::start("pelton").await;
-    let options: BTreeMap<String, String> = [
-        ("aws_endpoint", server.endpoint.as_str()),
-        ("aws_region", "us-east-1"),
-        ("aws_access_key_id", "test"),
-        ("aws_secret_access_key", "test"),
-        ("aws_allow_http", "true"),
-    ]
-    .map(|(k, v)| (k.to_owned(), v.to_owned()))
-    .into();
-    let url = "s3://pelton/some/prefix".to_owned();
-    let config = pelton::config::Lake { url: url.clone(), options: options.clone(), fsync: true };
+    let config = server.lake("s3://pelton/some/prefix");
+    let (url, options) = (config.url.clone(), config.options.clone());
     let lake = Lake::open(&config).await.unwrap();
     let (mut us, mut other) = (committer(&lake).await, committer(&lake).await);
     us.pin(LOGS, &[(key(0), 0)]).await.unwrap();

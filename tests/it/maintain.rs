@@ -2,7 +2,9 @@
 
 use crate::support::lake::{config, count, number, open};
 use crate::support::parts::{assert_exact, committer, key, part, part_with};
+use crate::support::python;
 use pelton::config::Maintenance;
+use pelton::daemon::forget::forget;
 use pelton::domain::Timestamp;
 use pelton::lake::{CommitError, Lake, Maintained, Reason, Round, TableName};
 use pelton::runtime::now;
@@ -229,4 +231,32 @@ async fn late_rows_lie_in_their_own_day_and_do_not_multiply_files() {
     let rests = round(&lake, &settings(), &[LOGS], after(2 * DAY_MICROS)).await;
     assert_eq!(rests[0].files_after, 54, "{rests:#?}");
     assert_exact(&lake, &[(0, 0, 720)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn merging_forgetting_and_the_vacuum_do_the_same_on_s3() {
+    let server = python::S3::start("pelton").await;
+    let config = server.lake("s3://pelton/lake");
+    let lake = Lake::open(&config).await.unwrap();
+    let mut us = committer(&lake).await;
+    us.pin(LOGS, &[(key(0), 0)]).await.unwrap();
+    let named = |offset: i64, row: &mut pelton::domain::InferenceRow<'_>| {
+        row.requester = Some(if offset % 5 == 0 { "mallory".into() } else { "alice".into() });
+    };
+    for i in 0..8 {
+        us.commit(LOGS, &[part_with(0, i * 10..i * 10 + 10, named)]).await.unwrap();
+    }
+    let merging = Round { now: now(), thorough: false, dry_run: false };
+    let done = lake.maintain(&settings(), &[LOGS], merging).await.unwrap();
+    assert_eq!((done[0].files_before, done[0].files_after), (8, 1));
+    let forgotten = forget(&lake, "mallory", now(), false).await.unwrap();
+    assert_eq!((forgotten.forgotten.rows(), forgotten.complete), (16, true));
+    us.commit(LOGS, &[part(0, 80..90)]).await.unwrap();
+    let vacuumed = round(&lake, &settings(), &[], after(2 * DAY_MICROS)).await;
+    assert!(vacuumed.iter().any(|one| one.vacuumed.files > 0 || one.compacted.files_merged > 0), "{vacuumed:#?}");
+    let reopened = Lake::open(&config).await.unwrap();
+    let audit = reopened.audit().await.unwrap();
+    assert!(audit.is_clean(), "{audit:#?}");
+    assert_eq!((audit.rows(), audit.dead_letters(), audit.removed()), (90 - 9 - 16, 9, 16));
+    assert_eq!(count(&reopened, LOGS, "requester = 'mallory'").await, 0);
 }

@@ -53,6 +53,21 @@ impl S3 {
     }
 }
 
+impl S3 {
+    /// A lake in the bucket.
+    pub fn lake(&self, url: &str) -> pelton::config::Lake {
+        let options = [
+            ("aws_endpoint", self.endpoint.as_str()),
+            ("aws_region", "us-east-1"),
+            ("aws_access_key_id", "test"),
+            ("aws_secret_access_key", "test"),
+            ("aws_allow_http", "true"),
+        ];
+        let options = options.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        pelton::config::Lake { url: url.to_owned(), options, fsync: true }
+    }
+}
+
 impl Drop for S3 {
     fn drop(&mut self) {
         self.child.kill().ok();
