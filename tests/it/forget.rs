@@ -217,9 +217,13 @@ async fn a_requester_is_gone_from_every_table_and_every_byte_and_the_audit_is_cl
     let day = day.into_iter().find(|p| p.to_string_lossy().contains("request_date=")).unwrap();
     let some = std::fs::read_dir(&day).unwrap().next().unwrap().unwrap().path();
     let orphan = day.join("part-00000-orphan.parquet");
+    let half = day.join("part-00000-half.parquet#1234");
+    std::fs::write(&half, SECRET).unwrap();
     std::fs::copy(some, &orphan).unwrap();
     let old = SystemTime::now() - Duration::from_secs(3600);
-    std::fs::File::options().write(true).open(&orphan).unwrap().set_modified(old).unwrap();
+    for path in [&orphan, &half] {
+        std::fs::File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
+    }
     assert!(holding(dir.path(), SECRET).len() > 8);
 
     let dry = forget(&lake, WHO, now(), true).await.unwrap();

@@ -1,5 +1,6 @@
 //! Maintenance: few files, the same rows, a clean audit, whoever writes or maintains beside it.
 
+use crate::support::kafka::{self, Daemon, Home, until};
 use crate::support::lake::{config, count, number, open};
 use crate::support::parts::{assert_exact, committer, key, part, part_with};
 use crate::support::python;
@@ -10,10 +11,12 @@ use pelton::lake::{CommitError, Lake, Maintained, Reason, Round, TableName};
 use pelton::runtime::now;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 const LOGS: TableName = TableName::InferenceLog;
 const DAY_MICROS: i64 = 86_400_000_000;
 const HOUR_MICROS: i64 = 3_600_000_000;
+const PATIENCE: Duration = Duration::from_secs(90);
 
 fn settings() -> Maintenance {
     Maintenance { files_alike_max: 4, ..Maintenance::default() }
@@ -259,4 +262,36 @@ async fn merging_forgetting_and_the_vacuum_do_the_same_on_s3() {
     assert!(audit.is_clean(), "{audit:#?}");
     assert_eq!((audit.rows(), audit.dead_letters(), audit.removed()), (90 - 9 - 16, 9, 16));
     assert_eq!(count(&reopened, LOGS, "requester = 'mallory'").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_daemons_that_ingest_and_maintain_one_lake_leave_few_files_and_every_row() {
+    let topic = kafka::topic("maintained", 4, &[]).await;
+    let home = Home::new(&topic);
+    let ingest = "batch_rows_max = 50\n[maintenance]\nperiod_seconds = 1\nfiles_alike_max = 2";
+    let configs = ["one", "two"].map(|name| home.config(name, "", ingest));
+    let mut daemons = configs.clone().map(|config| Daemon::start(&config));
+    let lake = home.lake().await;
+    for burst in 0..10 {
+        kafka::send_logs(kafka::brokers(), &topic, 4, burst * 400..(burst + 1) * 400, || {});
+        until("the rows of a burst", PATIENCE, async || {
+            u64::try_from(count(&lake, LOGS, "").await).unwrap() >= (burst + 1) * 400
+        })
+        .await;
+    }
+    let version = lake.version(LOGS).await.unwrap();
+    assert!(version > 40, "{version} commits are too few to merge anything");
+    until("few files", PATIENCE, async || {
+        let dry = Round { now: now(), thorough: false, dry_run: true };
+        lake.maintain(&settings(), &[LOGS], dry).await.unwrap()[0].files_after <= 8
+    })
+    .await;
+    for (daemon, config) in daemons.iter_mut().zip(&configs) {
+        daemon.assert_alive(config);
+    }
+    for daemon in daemons {
+        assert!(daemon.stop().success());
+    }
+    let audit = lake.audit().await.unwrap();
+    assert!(audit.is_clean() && audit.rows() == 4000, "{audit:#?}");
 }

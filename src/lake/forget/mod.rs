@@ -12,7 +12,7 @@
 mod who;
 
 use super::error::{Error, Result};
-use super::maintain::{Unused, collect_offsets, delete, unused};
+use super::maintain::{Unused, collect_offsets, delete, delete_staged, staged, unused};
 use super::ranges::{Gap, ranges_of};
 use super::rewrite::{LiveFile, Outcome, Rewrite, live_files, open, write_rows_of};
 use super::tables::removal::Reason;
@@ -225,7 +225,10 @@ impl Lake {
             }
         }
         delete(&table, &holding).await.map_err(Error::table(name, "delete files"))?;
-        Ok((holding.len(), pending))
+        // What a process was writing when it died has no end and cannot be looked through.
+        let staged = staged(&table, now_ms - UNCOMMITTED_MS_MAX);
+        delete_staged(&staged);
+        Ok((holding.len() + staged.len(), pending))
     }
 }
 

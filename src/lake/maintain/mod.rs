@@ -14,7 +14,7 @@ pub(super) use plan::Aim;
 pub use retain::Dropped;
 pub(super) use retain::collect_offsets;
 pub use vacuum::Vacuumed;
-pub(super) use vacuum::{Unused, delete, unused};
+pub(super) use vacuum::{Unused, delete, delete_staged, staged, unused};
 
 use super::error::{Error, Result};
 use super::rewrite::live_files;

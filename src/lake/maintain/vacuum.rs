@@ -10,7 +10,8 @@ use deltalake::{DeltaTable, DeltaTableError};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::ObjectStoreExt as _;
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::path::{Path as DiskPath, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// What the vacuum deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,9 +46,14 @@ impl Lake {
         let before = now_ms - i64::try_from(history.as_millis()).unwrap_or(i64::MAX);
         let old: Vec<Unused> =
             unused.into_iter().filter(|file| file.removed_ms.unwrap_or(file.written_ms) < before).collect();
-        let done = Vacuumed { files: old.len(), bytes: old.iter().map(|f| f.bytes).sum() };
+        let staged = staged(&table, before);
+        let done = Vacuumed {
+            files: old.len() + staged.len(),
+            bytes: old.iter().map(|f| f.bytes).chain(staged.iter().map(|(_, bytes)| *bytes)).sum(),
+        };
         if !dry_run {
             delete(&table, &old).await.map_err(Error::table(name, "delete old files"))?;
+            delete_staged(&staged);
         }
         Ok(done)
     }
@@ -75,6 +81,40 @@ pub(in crate::lake) async fn unused(table: &DeltaTable) -> std::result::Result<V
         path: meta.location,
     });
     Ok(unused.collect())
+}
+
+/// Files on a local disk that were being written before a time when their process died: their names end in `#` and digits,
+/// and no object store lists them. On S3 such uploads have no name; a lifecycle rule of the bucket takes them.
+pub(in crate::lake) fn staged(table: &DeltaTable, before_ms: i64) -> Vec<(PathBuf, u64)> {
+    fn walk(folder: &DiskPath, before: SystemTime, found: &mut Vec<(PathBuf, u64)>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            let name = entry.file_name();
+            let is_staged = name
+                .to_str()
+                .and_then(|n| n.rsplit_once('#'))
+                .is_some_and(|(_, tail)| !tail.is_empty() && tail.bytes().all(|b| b.is_ascii_digit()));
+            if metadata.is_dir() {
+                walk(&entry.path(), before, found);
+            } else if is_staged && metadata.modified().is_ok_and(|at| at < before) {
+                found.push((entry.path(), metadata.len()));
+            }
+        }
+    }
+    let root = table.log_store().root_url().clone();
+    let before = u64::try_from(before_ms).ok().map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
+    let mut found = Vec::new();
+    if let (true, Ok(folder), Some(before)) = (root.scheme() == "file", root.to_file_path(), before) {
+        walk(&folder, before, &mut found);
+    }
+    found
+}
+
+/// Deletes such files. One that another process deleted first, or that cannot be deleted now, is met again next time.
+pub(in crate::lake) fn delete_staged(files: &[(PathBuf, u64)]) {
+    for (path, _) in files {
+        std::fs::remove_file(path).ok();
+    }
 }
 
 /// Deletes files; one that is gone already is no error.
