@@ -74,7 +74,9 @@ impl Daemon {
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
-        let line = text.lines().find_map(|l| l.strip_prefix("pelton_ingest_rows_total ")).context("no rows metric")?;
+        let line = text.lines().find_map(|l| l.strip_prefix("pelton_ingest_rows_total")).context("no rows metric")?;
+        // The metric has the table as a label.
+        let line = line.rsplit(char::is_whitespace).next().unwrap_or_default();
         Ok(line.trim().parse()?)
     }
 
