@@ -46,7 +46,9 @@ fn show(report: &AuditReport) {
             t.next.to_string(),
             t.rows.to_string(),
             t.dead_letters.to_string(),
+            t.replayed.to_string(),
             t.removed.to_string(),
+            t.given_up.to_string(),
             t.duplicate.to_string(),
             p.gaps
                 .iter()
@@ -55,7 +57,19 @@ fn show(report: &AuditReport) {
                 .join(", "),
         ]
     };
-    let header = ["topic", "partition", "first", "next", "rows", "dead letters", "removed", "duplicate", "gaps"];
+    let header = [
+        "topic",
+        "partition",
+        "first",
+        "next",
+        "rows",
+        "dead letters",
+        "replayed",
+        "removed",
+        "given up",
+        "duplicate",
+        "gaps",
+    ];
     print::table(&header, report.partitions.iter().map(row).collect());
     let verdict = if report.is_clean() { "clean" } else { "NOT CLEAN" };
     println!(
@@ -82,7 +96,9 @@ pub(crate) fn to_json(report: &AuditReport) -> Value {
     let partition = |p: &AuditedPartition| {
         json!({
             "topic": p.tables.key.topic, "partition": p.tables.key.partition, "first": p.tables.first, "next": p.tables.next,
-            "rows": p.tables.rows, "dead_letters": p.tables.dead_letters, "removed": p.tables.removed,
+            "rows": p.tables.rows, "dead_letters": p.tables.dead_letters, "replayed": p.tables.replayed,
+            "removed": p.tables.removed,
+            "given_up": p.tables.given_up,
             "duplicate": p.tables.duplicate,
             "gaps": p.gaps.iter().map(gap).collect::<Vec<_>>(),
         })

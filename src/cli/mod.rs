@@ -5,9 +5,11 @@ mod check_config;
 pub(crate) mod cycle;
 mod demo;
 mod forget;
+mod gap;
 mod maintain;
 mod model;
 mod print;
+mod replay;
 mod run;
 mod schema;
 mod serve;
@@ -41,6 +43,10 @@ enum Command {
     Maintain(maintain::Args),
     /// Delete everything that is about one requester, from every table and its old versions, with a receipt
     Forget(forget::Args),
+    /// Partitions that stopped because the broker lacks what the tables need next: list them, give a range up on record
+    Gap(gap::Args),
+    /// Decode dead letters again after a fix; those that decode now become rows, once
+    Replay(replay::Args),
     /// Answer OpenAI's API on a model and its promoted version, each call logged to Kafka
     Serve(serve::Args),
     /// Turns of the wheel: run one by hand, list them, show one
@@ -83,6 +89,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Audit(args) => block_on(audit::run(args)),
         Command::Maintain(args) => block_on(maintain::run(args)),
         Command::Forget(args) => block_on(forget::run(args)),
+        Command::Gap(args) => block_on(gap::run(args)),
+        Command::Replay(args) => block_on(replay::run(args)),
         Command::Serve(args) => block_on(serve::run(args)),
         Command::Cycle(args) => block_on(cycle::run(args)),
         Command::Sql(args) => block_on(sql::run(args)),

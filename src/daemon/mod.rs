@@ -13,7 +13,9 @@ pub mod console;
 pub mod cycle;
 mod encoders;
 pub mod forget;
+pub mod gap;
 pub mod pipeline;
+pub mod replay;
 pub mod schedule;
 mod scheduler;
 
@@ -23,6 +25,7 @@ use crate::ingest::Progress;
 use crate::lake::{Lake, Round, TableName};
 use crate::query::{Sources, Table};
 use crate::runtime::{Backoff, Shutdown, now};
+use crate::telemetry::Event;
 use anyhow::{Context as _, Result};
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -185,13 +188,15 @@ async fn maintain(config: Arc<Config>, lake: Lake, shutdown: Shutdown) -> Result
         };
         match tokio::task::spawn_blocking(work).await.context("maintenance panicked")? {
             Some(Ok(done)) => {
-                for one in done.iter().filter(|one| one.did_something()) {
-                    tracing::debug!(?one, "maintained");
+                for one in &done {
+                    let (table, files, bytes) = (one.table.as_str(), one.files_after, one.bytes);
+                    Event::Maintained { table, files, bytes, files_merged: one.compacted.files_merged, detail: one }
+                        .emit();
                 }
             }
             Some(Err(error)) => {
                 let error = format!("{:#}", anyhow::Error::new(error));
-                tracing::warn!(error, "maintenance failed, trying again later");
+                Event::MaintenanceFailed { error: &error }.emit();
             }
             None => break,
         }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 const REVOKE_FLUSH_MAX: Duration = Duration::from_secs(10);
 /// How long the broker may take to answer one question.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-const SEEKS_MAX: u32 = 10;
+const SEEKS_MAX: u32 = 5;
 /// How often topics and stopped partitions are looked at.
 const LOOK_PERIOD: Duration = Duration::from_secs(5);
 const LOOK_MAX: Duration = Duration::from_secs(2);
@@ -44,7 +44,7 @@ impl<S: Sink + 'static> State<S> {
             begins.extend(self.begin(consumer, kind, of_kind)?);
         }
         if self.shutdown.is_cancelled() {
-            return Ok(());
+            return Self::assign_to_nobody(consumer, given);
         }
         failpoint(Failpoint::InAssign);
         let (mut at, mut still) = (TopicPartitionList::new(), TopicPartitionList::new());
@@ -66,6 +66,20 @@ impl<S: Sink + 'static> State<S> {
         self.progress.assigned.store(true, Relaxed);
         self.tell();
         Ok(())
+    }
+
+    /// Takes partitions over that a shutdown leaves to others in a moment. librdkafka waits for the answer to every assignment:
+    /// without one its consumer never closes.
+    fn assign_to_nobody(consumer: &Client<S>, given: &TopicPartitionList) -> Result<(), Error> {
+        let mut at = TopicPartitionList::new();
+        for (topic, number) in keys(given) {
+            at.add_partition_offset(&topic, number, Offset::End).map_err(Error::Fatal)?;
+        }
+        let assigned = match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_assign(&at),
+            _ => consumer.assign(&at),
+        };
+        assigned.and_then(|()| consumer.pause(&at)).map_err(Error::Fatal)
     }
 
     /// Gives partitions up; what was read of them is committed first where that is quick and still ours to do.
@@ -131,27 +145,41 @@ impl<S: Sink + 'static> State<S> {
         Ok(())
     }
 
-    /// Moves the consumer. It refuses while a partition is just being assigned or its topic is being deleted: that is tried a
-    /// few times, and then the partition stops until the next look.
+    /// Moves the consumer. It refuses to seek while a partition is just being assigned, which passes, and where the broker had
+    /// refused the partition's offset, which does not: such a partition is assigned anew. Where that fails too, it stops until
+    /// the next look.
     fn seek(&mut self, consumer: &Client<S>, at: &TopicPartitionList) {
         if at.count() == 0 {
             return;
         }
-        for tries_left in (0..SEEKS_MAX).rev() {
+        for _ in 0..SEEKS_MAX {
             let sought = consumer.seek_partitions(at.clone(), ANSWER_MAX).and_then(|done| all_sought(&done));
-            match sought {
-                Ok(()) => return,
-                Err(error) if tries_left == 0 => {
-                    tracing::info!(%error, "a partition cannot be read on now; it is looked at again")
-                }
-                Err(_) => thread::sleep(Duration::from_millis(100)),
+            if sought.is_ok() {
+                return;
             }
+            thread::sleep(Duration::from_millis(100));
         }
+        let Err(error) = self.assign_anew(consumer, at) else { return };
+        tracing::info!(%error, "a partition cannot be read on now; it is looked at again");
         for (topic, number) in keys(at) {
             if let Some(owned) = self.buffer.get_mut(&topic, number) {
                 owned.stopped = true;
             }
         }
+    }
+
+    fn assign_anew(&self, consumer: &Client<S>, at: &TopicPartitionList) -> KafkaResult<()> {
+        if let RebalanceProtocol::Cooperative = consumer.rebalance_protocol() {
+            consumer.incremental_unassign(at)?;
+            consumer.incremental_assign(at)?;
+        } else {
+            let mut all = TopicPartitionList::new();
+            for (partition, owned) in self.buffer.partitions() {
+                all.add_partition_offset(&partition.topic, partition.number, Offset::Offset(owned.next))?;
+            }
+            consumer.assign(&all)?;
+        }
+        if self.paused { consumer.pause(at) } else { Ok(()) }
     }
 
     /// Looks whether the topics are still those that are read, and whether stopped partitions can go on, because somebody

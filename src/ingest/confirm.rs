@@ -9,6 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -69,4 +70,38 @@ pub fn confirm_gap(kafka: &config::Kafka, partition: &Partition, first: i64, las
             _ => {}
         }
     }
+}
+
+/// What the broker has of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bounds {
+    /// Offsets from `low` to before `high`.
+    Held {
+        /// The oldest offset that it has.
+        low: i64,
+        /// The next offset that it will write.
+        high: i64,
+    },
+    /// The topic is gone, or another of its name has taken its place.
+    Gone,
+}
+
+/// Asks the broker what it has of partitions.
+///
+/// # Errors
+/// [`Error::Settings`] where the client cannot be made, [`Error::Away`] where the broker does not answer.
+pub fn bounds(kafka: &config::Kafka, partitions: &[Partition]) -> Result<Vec<Bounds>, Error> {
+    let away = |source| Error::Away { brokers: kafka.brokers.clone(), source };
+    let consumer: BaseConsumer<client::Quiet> =
+        client::base(kafka).create_with_context(client::Quiet).map_err(Error::Settings)?;
+    let topics: BTreeSet<&str> = partitions.iter().map(|p| p.topic.as_str()).collect();
+    let ids = topic_ids(consumer.client(), topics, PATIENCE).map_err(away)?;
+    let of = |partition: &Partition| {
+        if ids.get(&partition.topic) != Some(&partition.generation) {
+            return Ok(Bounds::Gone);
+        }
+        let (low, high) = consumer.fetch_watermarks(&partition.topic, partition.number, PATIENCE).map_err(away)?;
+        Ok(Bounds::Held { low, high })
+    };
+    partitions.iter().map(of).collect()
 }

@@ -34,7 +34,7 @@ mod sink;
 mod topic_id;
 mod worker;
 
-pub use confirm::{Confirmation, confirm_gap};
+pub use confirm::{Bounds, Confirmation, bounds, confirm_gap};
 pub use error::Error;
 pub use poll::run;
 pub use progress::Progress;

@@ -36,15 +36,26 @@ pub struct PartitionAudit {
     pub rows: u64,
     /// Rows in `dead_letter`.
     pub dead_letters: u64,
-    /// Rows more than there are different offsets, and rows outside `[first, next)`.
+    /// Rows of dead letters that were replayed: beside their dead letter, which covers the offset.
+    pub replayed: u64,
+    /// Rows more than there are different offsets, rows outside `[first, next)`, and replayed rows that are there
+    /// twice.
     pub duplicate: u64,
     /// Offsets in no row because retention or a request to forget took the row out; `removal` says which.
     pub removed: u64,
+    /// Offsets that the broker no longer had when the partition came there, and that somebody gave up by name.
+    pub given_up: u64,
     /// Ranges of `[first, next)` in no row that nothing explains.
     pub gaps: Vec<Gap>,
 }
 
 impl PartitionAudit {
+    /// The name of its offset in the table's log.
+    fn id(&self) -> String {
+        let PartitionKey { topic, generation, partition } = &self.key;
+        format!("{}/{}/{topic}/{generation}/{partition}", self.pipeline, self.cluster)
+    }
+
     /// Offsets in no row, all gaps together.
     #[must_use]
     pub fn missing(&self) -> u64 {
@@ -118,15 +129,31 @@ impl Lake {
             }
             // Removals are recorded before they are made, so those read after the rows explain all that the rows lack.
             let removed = self.removed_offsets(&[name, TableName::DeadLetter]).await?;
+            let accepted = accepted(&offsets);
             for mut partition in audited {
                 let unexplained = subtract(&partition.gaps, removed.get(&partition.key).map_or(&[], Vec::as_slice));
                 let offsets = |gaps: &[Gap]| gaps.iter().map(Gap::offsets).sum::<u64>();
                 partition.removed = offsets(&partition.gaps) - offsets(&unexplained);
-                partition.gaps = unexplained;
+                let left = subtract(&unexplained, accepted.get(&partition.id()).map_or(&[], Vec::as_slice));
+                partition.given_up = offsets(&unexplained) - offsets(&left);
+                partition.gaps = left;
                 partitions.push(partition);
             }
         }
         Ok(Audit { partitions })
+    }
+
+    /// Where every partition of every ingested table began and stands, without looking at a row: counts are zero.
+    ///
+    /// # Errors
+    /// [`Error::Table`] where a log cannot be read.
+    pub async fn standings(&self) -> Result<Vec<(TableName, PartitionAudit)>> {
+        let mut all = Vec::new();
+        for name in [TableName::InferenceLog, TableName::Feedback] {
+            let table = self.fresh(name).await?.clone();
+            all.extend(ranges(&offsets(&table, name).await?).into_iter().map(|partition| (name, partition)));
+        }
+        Ok(all)
     }
 
     async fn audit_session(&self, name: TableName, table: &DeltaTable) -> Result<SessionContext> {
@@ -139,6 +166,18 @@ impl Lake {
         session.register_table("dead_letter", dead).map_err(Error::query(TableName::DeadLetter))?;
         Ok(session)
     }
+}
+
+/// The gaps that were accepted, by the name of the partition's offset, in order.
+fn accepted(offsets: &BTreeMap<String, i64>) -> BTreeMap<String, Vec<Gap>> {
+    let mut gaps = BTreeMap::<String, Vec<Gap>>::new();
+    for (id, to) in offsets {
+        let Some((partition, from)) = id.rsplit_once("/gap/") else { continue };
+        let Ok(first) = from.parse() else { continue };
+        gaps.entry(partition.to_owned()).or_default().push(Gap { first, last: to - 1 });
+    }
+    gaps.values_mut().for_each(|of_one| of_one.sort_unstable());
+    gaps
 }
 
 /// The partitions that were pinned, with where they began and what comes next.
@@ -158,8 +197,10 @@ fn ranges(offsets: &BTreeMap<String, i64>) -> Vec<PartitionAudit> {
             next: *next,
             rows: 0,
             dead_letters: 0,
+            replayed: 0,
             duplicate: 0,
             removed: 0,
+            given_up: 0,
             gaps: Vec::new(),
         })
     };
@@ -177,7 +218,9 @@ async fn audit(session: &SessionContext, name: TableName, mut partition: Partiti
     let (total, distinct, dead) = (number(0), number(1), number(2));
     partition.rows = total - dead;
     partition.dead_letters = dead;
-    partition.duplicate = total - distinct + outside(session, name, &partition).await?;
+    let (replayed, wrong) = replayed(session, name, &partition).await?;
+    partition.replayed = replayed;
+    partition.duplicate = total - distinct + outside(session, name, &partition).await? + wrong;
     partition.gaps = gaps(session, name, &all, &partition).await?;
     Ok(partition)
 }
@@ -192,14 +235,34 @@ fn of_partition(key: &PartitionKey) -> String {
 /// Every row of the partition that lies in its range, with whether it is a dead letter.
 fn union(name: TableName, of: &PartitionAudit) -> String {
     let mine = of_partition(&of.key);
-    let rows = |table: &str, dead: i64| {
+    let rows = |table: &str, dead: i64, only: &str| {
         format!(
-            "SELECT kafka_offset AS o, CAST({dead} AS BIGINT) AS dead FROM {table} WHERE {mine} \
+            "SELECT kafka_offset AS o, CAST({dead} AS BIGINT) AS dead FROM {table} WHERE {mine}{only} \
              AND kafka_offset >= {} AND kafka_offset < {}",
             of.first, of.next
         )
     };
-    format!("{} UNION ALL {}", rows(name.as_str(), 0), rows("dead_letter", 1))
+    format!("{} UNION ALL {}", rows(name.as_str(), 0, " AND replay_time IS NULL"), rows("dead_letter", 1, ""))
+}
+
+/// Replayed rows, and how many of them are there twice or beside a row that came straight from Kafka. One whose dead letter
+/// is not there shows as a gap.
+async fn replayed(session: &SessionContext, name: TableName, of: &PartitionAudit) -> Result<(u64, u64)> {
+    let mine = of_partition(&of.key);
+    let rows = format!("FROM {name} WHERE {mine} AND replay_time IS NOT NULL");
+    let sql = format!("SELECT count(*), count(DISTINCT kafka_offset) {rows}");
+    let batches = collect(session, name, &sql).await?;
+    let number = |batches: &[RecordBatch], column: usize| {
+        let value = batches.first().map(|b| b.column(column).as_primitive::<Int64Type>().value(0));
+        value.and_then(|v| u64::try_from(v).ok()).unwrap_or(0)
+    };
+    let (all, distinct) = (number(&batches, 0), number(&batches, 1));
+    if all == 0 {
+        return Ok((0, 0));
+    }
+    let straight = format!("SELECT kafka_offset FROM {name} WHERE {mine} AND replay_time IS NULL");
+    let both = collect(session, name, &format!("SELECT count(*) {rows} AND kafka_offset IN ({straight})")).await?;
+    Ok((all, all - distinct + number(&both, 0)))
 }
 
 /// Rows before the partition's beginning or, in the table itself, at or after what it needs next. Dead letters may be

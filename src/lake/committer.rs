@@ -164,6 +164,31 @@ impl Committer {
         Ok(table.commit(Vec::new(), &moved).await?)
     }
 
+    /// Moves a partition over offsets that nobody can read any more, on record: the commit that moves it holds
+    /// `…/gap/FROM = TO` beside it, which the audit counts as given up.
+    ///
+    /// # Errors
+    /// [`CommitError::Moved`] where the partition stands at neither end, [`CommitError::Store`] where the store failed: the
+    /// same call may be made again.
+    pub async fn accept_gap(
+        &mut self,
+        name: TableName,
+        key: &PartitionKey,
+        from: i64,
+        to: i64,
+    ) -> std::result::Result<(), CommitError> {
+        let id = self.id(key);
+        let table = self.table(name);
+        table.refresh().await?;
+        match table.position(&id).await? {
+            Some(found) if found == to => Ok(()),
+            Some(found) if found == from => {
+                Ok(table.commit(Vec::new(), &[(id.clone(), to), (gap_id(&id, from), to)]).await?)
+            }
+            found => Err(CommitError::Moved { key: key.clone(), expected: from, found }),
+        }
+    }
+
     /// Adds the parts' rows and moves their offsets, exactly once.
     ///
     /// # Errors
@@ -272,6 +297,11 @@ impl Committer {
     fn id(&self, key: &PartitionKey) -> String {
         format!("{}/{}/{}/{}", self.prefix, key.topic, key.generation, key.partition)
     }
+}
+
+/// The name under which a gap that was accepted is on record; its version is the offset after the gap.
+pub(super) fn gap_id(id: &str, from: i64) -> String {
+    format!("{id}/gap/{from}")
 }
 
 /// The rows of a batch at or after an offset.

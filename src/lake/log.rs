@@ -140,3 +140,8 @@ pub(super) async fn commit(
     table.state = Some(committed.snapshot());
     Ok(())
 }
+
+/// The version of an application transaction; nothing where there is none.
+pub(super) async fn transaction(table: &DeltaTable, id: &str) -> std::result::Result<Option<i64>, DeltaTableError> {
+    table.snapshot()?.transaction_version(table.log_store().as_ref(), id).await
+}

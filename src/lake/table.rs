@@ -128,9 +128,12 @@ impl TableName {
                 "kafka_partition",
                 "kafka_offset",
                 "ingest_time",
+                "replay_time",
             ],
             Self::DeadLetter => &["code", "kafka_topic", "kafka_partition", "kafka_offset", "ingest_time"],
-            Self::Feedback => &["request_id", "feedback_time", "kafka_topic", "kafka_partition", "kafka_offset"],
+            Self::Feedback => {
+                &["request_id", "feedback_time", "kafka_topic", "kafka_partition", "kafka_offset", "replay_time"]
+            }
             Self::TrainingWindow => &["cycle", "split", "prompt_hash", "request_time"],
             Self::Candidate => &["cycle", "prompt_hash", "sample", "reward"],
             Self::Cycle => &["cycle", "model", "state", "time"],

@@ -43,6 +43,7 @@ failpoints! {
     AfterCommit "after-commit" "The tables hold a batch, Kafka's group offsets do not cover it."
     InAssign "in-assign" "Partitions were given to this member, and it has not begun to read them."
     InRevoke "in-revoke" "Partitions are taken from this member, what it read of them is committed, it has not let go."
+    InReplay "in-replay" "A replay committed a part of its rows."
 }
 
 impl fmt::Display for Failpoint {

@@ -94,6 +94,24 @@ pub enum Event<'a> {
         /// The next offset that the broker will write.
         high: i64,
     },
+    /// A round of maintenance looked at a table.
+    Maintained {
+        /// The table.
+        table: &'a str,
+        /// Its files now.
+        files: usize,
+        /// Their bytes.
+        bytes: u64,
+        /// Small files that were merged.
+        files_merged: usize,
+        /// What else was done, for the log.
+        detail: &'a dyn std::fmt::Debug,
+    },
+    /// A round of maintenance could not do all of its work.
+    MaintenanceFailed {
+        /// The cause.
+        error: &'a str,
+    },
     /// A cycle came to a state.
     CycleStep {
         /// The cycle.
@@ -173,6 +191,12 @@ impl Event<'_> {
             }
             Self::Back { what } => metric::UP.set(&[what], 1),
             Self::Gap { .. } => metric::GAPS.add(1),
+            Self::Maintained { table, files, bytes, files_merged, .. } => {
+                metric::TABLE_FILES.set(&[table], i64::try_from(files).unwrap_or(i64::MAX));
+                metric::TABLE_BYTES.set(&[table], i64::try_from(bytes).unwrap_or(i64::MAX));
+                metric::FILES_MERGED.add(&[table], files_merged as u64);
+            }
+            Self::MaintenanceFailed { .. } => metric::MAINTENANCE_FAILURES.add(1),
             Self::CycleEnded { state, .. } => {
                 metric::CYCLES.add(1);
                 metric::CYCLES_FAILED.add(u64::from(state == "failed"));
@@ -212,6 +236,8 @@ impl Event<'_> {
                 high,
                 "partition stopped: the broker does not have the offset that the tables need next"
             ),
+            Self::Maintained { table, detail, .. } => debug!(table, ?detail, "maintained"),
+            Self::MaintenanceFailed { error } => warn!(error, "maintenance failed, trying again later"),
             Self::CycleStep { cycle, state, detail } => info!(cycle, state, detail, "cycle"),
             Self::CycleEnded { cycle, state, detail } => info!(cycle, state, detail, "cycle ended"),
             Self::VersionPromoted { version, gain } => info!(version, gain, "version promoted"),

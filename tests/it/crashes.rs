@@ -70,8 +70,15 @@ async fn a_crash_at_each_named_point_loses_nothing_and_repeats_nothing() {
     ] {
         send(&topic, 4, sent..sent + 500);
         sent += 500;
+        let assigned = || lag_log(&armed).matches("assigned").count();
+        let before = assigned();
         let mut daemon = Daemon::start_with(&armed, &[("PELTON_FAILPOINT", &format!("{point}:{visit}"))]);
-        let joins = (point == Failpoint::InRevoke).then(|| Daemon::start(&other));
+        let mut joins = None;
+        if point == Failpoint::InRevoke {
+            // It has to own something before anything can be taken from it.
+            until("it owns partitions", PATIENCE, async || assigned() > before).await;
+            joins = Some(Daemon::start(&other));
+        }
         let mut round = 0;
         until(&format!("a crash at {point}"), PATIENCE, async || {
             // Each batch comes by again, so that a later visit is reached.
@@ -135,13 +142,20 @@ async fn a_topic_that_is_deleted_and_made_again_is_read_from_its_beginning() {
     send(&topic, 1, 100..300);
     let mut second = Daemon::start(&config);
     reached(&lake, 300).await;
+
+    // Under the eyes of a daemon that waits at offset 200: shorter, and later longer.
+    make_again(&topic).await;
+    send(&topic, 1, 300..350);
+    reached(&lake, 350).await;
+    send(&topic, 1, 350..700);
+    reached(&lake, 700).await;
     second.assert_alive(&config);
     assert!(second.stop().success());
     let found = lake.audit().await.unwrap();
     let mut lengths: Vec<i64> = found.partitions.iter().map(|p| p.next - p.first).collect();
     lengths.sort_unstable();
-    assert_eq!(lengths, [100, 200], "each life of the topic by itself: {found:#?}");
-    assert_exact(&home, &config, 300).await;
+    assert_eq!(lengths, [100, 200, 400], "each life of the topic by itself: {found:#?}");
+    assert_exact(&home, &config, 700).await;
 }
 
 /// Deletes the topic and makes another of its name.

@@ -18,6 +18,7 @@ mod maintain;
 mod model;
 mod publish;
 mod query;
+mod replay;
 mod serve;
 mod store_faults;
 mod support;

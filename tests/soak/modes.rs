@@ -59,7 +59,8 @@ async fn kills(times: u32) -> Outcome {
 /// SIGKILL at each named point, at visit after visit, with a second member that comes and goes.
 async fn failpoints(times: u32) -> Outcome {
     let rig = Rig::new("soak-failpoints", 6).await;
-    let (armed, other) = (rig.daemon("armed"), rig.daemon("other"));
+    // Without an instance id it leaves the group when it stops, so that partitions move each time.
+    let (armed, other) = (rig.daemon("armed"), rig.plain("other"));
     let load = rig.load(0);
     for round in 0..times {
         let point = INGEST[round as usize % INGEST.len()];
@@ -123,9 +124,7 @@ async fn members(times: u32) -> Outcome {
 /// SIGSTOP for longer than the session, while others take over; then SIGCONT.
 async fn zombies(times: u32) -> Outcome {
     let rig = Rig::new("soak-zombies", 6).await;
-    // Without an instance id: a member that comes back under another id is fenced, and rightly ends.
-    let plain = |name: &str| rig.home.config(name, crate::rig::SESSION, "batch_rows_max = 1000");
-    let (a, b) = (plain("a"), plain("b"));
+    let (a, b) = (rig.plain("a"), rig.plain("b"));
     let mut pair = [Daemon::start(&a), Daemon::start(&b)];
     let load = rig.load(0);
     let mut random = ChaCha8Rng::seed_from_u64(SEED);

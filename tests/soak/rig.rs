@@ -60,7 +60,12 @@ impl Rig {
         Self { home, partitions, lake }
     }
 
-    /// The configuration of one daemon of the run's group.
+    /// The configuration of a daemon that is another member each time that it starts.
+    pub fn plain(&self, name: &str) -> PathBuf {
+        self.home.config(name, SESSION, "batch_rows_max = 1000")
+    }
+
+    /// The configuration of a daemon that comes back as itself, so that a kill costs no session timeout.
     pub fn daemon(&self, name: &str) -> PathBuf {
         self.home.config(name, &format!("{SESSION}\n'group.instance.id' = '{name}'"), "batch_rows_max = 1000")
     }

@@ -157,7 +157,9 @@ impl Daemon {
     /// Starts with variables of the environment.
     pub fn start_with(config: &Path, environment: &[(&str, &str)]) -> Self {
         let log = std::fs::File::options().create(true).append(true).open(config.with_extension("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_pelton"))
+        // A long run names a copy, so that a build meanwhile changes nothing under it.
+        let program = std::env::var("PELTON_TEST_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_pelton").to_owned());
+        let child = Command::new(program)
             .arg("run")
             .arg("--config")
             .arg(config)

@@ -1,0 +1,139 @@
+//! Dead letters decoded again, after a fix of the configuration or of Pelton: those that decode now become rows, once.
+//!
+//! They go straight into their table. To send them to their topic again would give them new offsets, would reach every other
+//! reader of the topic, and would need a broker that still takes them; a commit of our own is exact and keeps their
+//! coordinates and times.
+
+use crate::codec;
+use crate::config::Config;
+use crate::domain::{Origin, Row, RowKind, Timestamp};
+use crate::lake::{
+    DEAD_LETTER_COLUMNS, DeadLetter, FeedbackBuilder, InferenceLogBuilder, Lake, TableName, dead_letters,
+};
+use crate::query::{Limits, Session, Sources, Table};
+use crate::runtime::{Failpoint, failpoint, now};
+use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
+use std::collections::BTreeMap;
+
+/// Messages that are committed as one.
+const MESSAGES_MAX: usize = 5_000;
+/// Bytes of messages that are committed as one.
+const BYTES_MAX: usize = 64 << 20;
+
+/// What is to be replayed.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// A SQL condition over `dead_letter`.
+    pub condition: String,
+    /// At most so many, the oldest first.
+    pub limit: Option<usize>,
+    /// Only says what would become a row.
+    pub dry_run: bool,
+}
+
+/// What a replay did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Replayed {
+    /// Dead letters that the condition selected.
+    pub selected: u64,
+    /// Those that decode now.
+    pub decoded: u64,
+    /// Rows that were added; the others had been before.
+    pub added: u64,
+    /// Why the others are still none, by kind of fault, with one reason of each kind.
+    pub refused: BTreeMap<String, (u64, String)>,
+}
+
+/// Replays a selection.
+///
+/// # Errors
+/// Where the condition is no SQL over `dead_letter`, or the store stays away; what was added before stays, and the same call
+/// goes on from there.
+pub async fn replay(config: &Config, lake: &Lake, selection: &Selection) -> Result<Replayed> {
+    let name = TableName::DeadLetter;
+    let table = Table { name: name.to_string(), provider: lake.provider(name, None).await? };
+    let session = Session::new(Sources { tables: vec![table], stores: vec![lake.object_store()] }, Limits::default())?;
+    let limit = selection.limit.map_or_else(String::new, |limit| format!(" LIMIT {limit}"));
+    let sql = format!(
+        "SELECT {DEAD_LETTER_COLUMNS} FROM dead_letter WHERE ({}) ORDER BY ingest_time, kafka_topic, kafka_partition, \
+         kafka_offset{limit}",
+        selection.condition
+    );
+    let mut answer = session.query(&sql).await.context("the condition does not fit dead_letter")?;
+    let (mut done, mut pending) = (Replayed::default(), Pending::default());
+    while let Some(batch) = answer.batches.next().await {
+        for letter in dead_letters(&batch?)? {
+            done.selected += 1;
+            match pending.take(config, &letter) {
+                Ok(()) => done.decoded += 1,
+                Err((code, reason)) => done.refused.entry(code).or_insert((0, reason)).0 += 1,
+            }
+            if pending.messages >= MESSAGES_MAX || pending.bytes >= BYTES_MAX {
+                done.added += pending.commit(lake, selection.dry_run).await?;
+            }
+        }
+    }
+    done.added += pending.commit(lake, selection.dry_run).await?;
+    Ok(done)
+}
+
+/// Rows that are not committed yet.
+#[derive(Default)]
+struct Pending {
+    logs: Option<InferenceLogBuilder>,
+    feedback: Option<FeedbackBuilder>,
+    messages: usize,
+    bytes: usize,
+}
+
+impl Pending {
+    /// Decodes one dead letter; says why where it still is one.
+    fn take(&mut self, config: &Config, letter: &DeadLetter) -> std::result::Result<(), (String, String)> {
+        let topic = &letter.at.topic;
+        let kind = kind_of(config, topic).ok_or_else(|| {
+            ("NO_TOPIC".to_owned(), format!("{topic} is none of ingest.topics and ingest.feedback_topics"))
+        })?;
+        let row = codec::decode(kind, letter.payload.as_deref(), config.ingest.message_bytes_max)
+            .map_err(|fault| (fault.code.as_str().to_owned(), fault.reason))?;
+        let origin = origin(letter, now());
+        match row {
+            Row::Inference(row) => self.logs.get_or_insert_default().append(&row, &origin),
+            Row::Feedback(row) => self.feedback.get_or_insert_default().append(&row, &origin),
+            Row::DeadLetter(row) => return Err((row.code.as_str().to_owned(), row.reason)),
+        }
+        self.messages += 1;
+        self.bytes += letter.payload.as_ref().map_or(0, Vec::len);
+        Ok(())
+    }
+
+    async fn commit(&mut self, lake: &Lake, dry_run: bool) -> Result<u64> {
+        let Self { logs, feedback, .. } = std::mem::take(self);
+        let mut added = 0;
+        let logs = logs.map(|mut rows| (TableName::InferenceLog, rows.finish()));
+        let feedback = feedback.map(|mut rows| (TableName::Feedback, rows.finish()));
+        for (table, rows) in logs.into_iter().chain(feedback).filter(|_| !dry_run) {
+            added += lake.add_replayed(table, &rows).await? as u64;
+            failpoint(Failpoint::InReplay);
+        }
+        Ok(added)
+    }
+}
+
+fn kind_of(config: &Config, topic: &String) -> Option<RowKind> {
+    let ingest = &config.ingest;
+    let feedback = ingest.feedback_topics.contains(topic).then_some(RowKind::Feedback);
+    ingest.topics.contains(topic).then_some(RowKind::Inference).or(feedback)
+}
+
+fn origin(letter: &DeadLetter, replayed: Timestamp) -> Origin<'_> {
+    Origin {
+        topic: &letter.at.topic,
+        topic_id: &letter.topic_id,
+        partition: letter.at.partition,
+        offset: letter.at.offset,
+        time: letter.time,
+        ingest_time: letter.ingest_time,
+        replay_time: Some(replayed),
+    }
+}
