@@ -37,7 +37,8 @@ fn part(start: i64, day: Timestamp, second: usize) -> Result<Part, Box<dyn std::
             return Err("our own log is no log".into());
         };
         let (topic, topic_id) = ("logs", "0");
-        let origin = Origin { topic, topic_id, partition: 0, offset, time: None, ingest_time: time, replay_time: None };
+        let (partition, record, ingest_time, replay_time) = (0, 0, time, None);
+        let origin = Origin { topic, topic_id, partition, offset, record, time: None, ingest_time, replay_time };
         rows.append(&row, &origin);
     }
     Ok(Part { key: key(), start, end: start + ROWS_A_COMMIT, rows: vec![rows.finish()], dead_letters: Vec::new() })

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Prints the path of a Python that has what the tests read our tables with: `deltalake` (the Delta readers of other makers
-# build on it), and `moto_server`, an S3 to write them to. The environment is made once under ${PELTON_CACHE:-~/.cache/pelton}.
+# build on it), `moto_server`, an S3 to write them to, and
+# `fastavro`, which writes what we read. The environment is made once under ${PELTON_CACHE:-~/.cache/pelton}.
 set -euo pipefail
 
-pins=(deltalake==1.6.6 pyarrow==26.0.1 "moto[s3,server]==5.2.5" prometheus_client==0.26.0)
+pins=(deltalake==1.6.6 pyarrow==26.0.1 "moto[s3,server]==5.2.5" prometheus_client==0.26.0 fastavro==1.13.1)
 cache=${PELTON_CACHE:-$HOME/.cache/pelton}
 # Another set of pins is another environment, so that an update never meets half of the old one.
 home=$cache/venv-$(printf '%s\n' "${pins[@]}" | sha256sum | cut -c1-12)

@@ -49,7 +49,8 @@ fn decode(sample: &[Vec<u8>]) -> Result<Vec<RecordBatch>> {
     let ingest_time = Timestamp::from_millis(1_795_341_600_000);
     for (offset, message) in sample.iter().enumerate() {
         let (topic, topic_id, offset) = ("logs", "0", offset as i64);
-        let origin = Origin { topic, topic_id, partition: 0, offset, time: None, ingest_time, replay_time: None };
+        let (partition, record, time, replay_time) = (0, 0, None, None);
+        let origin = Origin { topic, topic_id, partition, offset, record, time, ingest_time, replay_time };
         match codec::decode(RowKind::Inference, Some(message), 16 << 20)? {
             Row::Inference(row) => builder.append(&row, &origin),
             other => anyhow::bail!("not a log: {other:?}"),

@@ -5,3 +5,4 @@
 pub mod codec;
 #[path = "../../src/domain/mod.rs"]
 pub mod domain;
+pub mod support;

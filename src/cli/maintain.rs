@@ -1,7 +1,7 @@
 //! `pelton maintain`: one thorough round of what the daemon does by itself.
 
 use super::{ConfigFile, print};
-use crate::lake::{Maintained, Round, TableName};
+use crate::lake::{Maintained, Round};
 use crate::{daemon, runtime};
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ pub struct Args {
     config: ConfigFile,
     /// Only this table; may be repeated
     #[arg(long, value_name = "TABLE")]
-    table: Vec<TableName>,
+    table: Vec<String>,
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
@@ -32,7 +32,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let config = args.config.load()?;
     let lake = daemon::open_lake(&config).await?;
     let round = Round { now: runtime::now(), thorough: true, dry_run: args.dry_run };
-    let done = lake.maintain(&config.maintenance, &args.table, round).await?;
+    let tables = args.table.iter().map(|name| lake.table(name)).collect::<Result<Vec<_>, _>>()?;
+    let done = lake.maintain(&config.maintenance, &tables, round).await?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&done.iter().map(to_json).collect::<Vec<_>>())?);
     } else {

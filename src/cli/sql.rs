@@ -33,9 +33,9 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> Result<ExitCode> {
-    let versions = args.at_version.iter().map(|v| at_version(v)).collect::<Result<Vec<_>>>()?;
     let config = args.config.load()?;
     let lake = daemon::open_lake(&config).await?;
+    let versions = args.at_version.iter().map(|v| at_version(&lake, v)).collect::<Result<Vec<_>>>()?;
     let session = Session::new(sources(&lake, &versions).await?, Limits::default())?;
     let format = Format::parse(&args.format).context("clap let only known formats through")?;
     let query = match args.query.as_deref() {
@@ -61,9 +61,9 @@ async fn answer(session: &Session, query: &str, format: Format) -> Result<ExitCo
 }
 
 /// Reads `12` or `feedback=3`.
-fn at_version(text: &str) -> Result<(TableName, i64)> {
+fn at_version(lake: &Lake, text: &str) -> Result<(TableName, i64)> {
     let (table, number) = text.split_once('=').unwrap_or((TableName::InferenceLog.as_str(), text));
-    let table = table.parse::<TableName>()?;
+    let table = lake.table(table)?;
     match number.parse() {
         Ok(version) if version >= 0 => Ok((table, version)),
         _ => bail!("--at-version {text}: `{number}` is no version of {table}; use a number from 0, or TABLE=N"),
@@ -72,7 +72,7 @@ fn at_version(text: &str) -> Result<(TableName, i64)> {
 
 async fn sources(lake: &Lake, versions: &[(TableName, i64)]) -> Result<Sources> {
     let mut tables = Vec::new();
-    for name in TableName::ALL {
+    for name in lake.tables() {
         let version = versions.iter().rev().find(|(table, _)| *table == name).map(|(_, version)| *version);
         tables.push(Table { name: name.to_string(), provider: lake.provider(name, version).await? });
     }

@@ -78,6 +78,12 @@ impl Decoder {
         self
     }
 
+    /// Whether a schema is known by now.
+    #[must_use]
+    pub fn knows(&self, id: SchemaId) -> bool {
+        self.schemas.as_ref().is_some_and(|schemas| schemas.get(id).is_some())
+    }
+
     /// Decodes one message.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod body;
 mod decoder;
 mod encode;
 pub mod event;
+pub mod extra;
 mod fault;
 mod feedback;
 mod field;
@@ -44,7 +45,7 @@ pub fn decode(kind: RowKind, payload: Option<&[u8]>, message_bytes_max: usize) -
         Fault::new(DeadLetterCode::NotUtf8, reason)
     })?;
     match kind {
-        RowKind::Inference => inference::decode(text).map(|row| Row::Inference(Box::new(row))),
+        RowKind::Inference | RowKind::Log(_) => inference::decode(text).map(|row| Row::Inference(Box::new(row))),
         RowKind::Feedback => feedback::decode(text).map(Row::Feedback),
     }
 }

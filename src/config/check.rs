@@ -1,5 +1,6 @@
 //! The sense of a configuration whose form is right: references, names, schedules, contradictions.
 
+use super::check_formats;
 use super::load::{Problem, Sections};
 use super::{Config, Ingest, Kafka, Lake, Maintenance, Model, Window};
 use crate::domain::{IdError, ModelName, WindowName};
@@ -22,10 +23,10 @@ const RESERVED: &[&str] = &[
 /// The linear layers of a decoder layer that an adapter can have.
 const LORA_TARGETS: &[&str] = &["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
-struct Problems(Vec<Problem>);
+pub(super) struct Problems(Vec<Problem>);
 
 impl Problems {
-    fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
+    pub(super) fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
         self.0.push(Problem { path: path.into(), message: message.into() });
     }
 }
@@ -36,6 +37,8 @@ pub(super) fn config(path: &Path, hash: &str, sections: Sections) -> Result<Conf
     kafka(&sections.kafka, &mut problems);
     ingest(&sections.ingest, &mut problems);
     maintenance(&sections.maintenance, &mut problems);
+    check_formats::routes(&sections.ingest, &mut problems);
+    check_formats::redact(&sections.redact, &mut problems);
     topic("publish.topic", &sections.publish.topic, &mut problems);
     if let Some(listen) = &sections.console.listen
         && listen.parse::<std::net::SocketAddr>().is_err()
@@ -61,6 +64,7 @@ pub(super) fn config(path: &Path, hash: &str, sections: Sections) -> Result<Conf
         kafka: sections.kafka,
         ingest: sections.ingest,
         maintenance: sections.maintenance,
+        redact: sections.redact,
         windows,
         models,
         publish: sections.publish,
@@ -105,7 +109,7 @@ fn kafka(kafka: &Kafka, problems: &mut Problems) {
     }
 }
 
-fn topic(path: &str, name: &str, problems: &mut Problems) {
+pub(super) fn topic(path: &str, name: &str, problems: &mut Problems) {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if name.is_empty() || name.len() > 249 || !name.chars().all(fine) || [".", ".."].contains(&name) {
         problems.add(path, format!("`{name}` is not a topic name: 1 to 249 letters, digits, `.`, `_` and `-`"));
@@ -113,7 +117,7 @@ fn topic(path: &str, name: &str, problems: &mut Problems) {
 }
 
 fn ingest(ingest: &Ingest, problems: &mut Problems) {
-    if ingest.topics.is_empty() && ingest.feedback_topics.is_empty() {
+    if ingest.topics.is_empty() && ingest.feedback_topics.is_empty() && ingest.routes.is_empty() {
         problems.add("ingest.topics", "names no topic; name at least one");
     }
     for (i, name) in ingest.topics.iter().enumerate() {

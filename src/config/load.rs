@@ -1,6 +1,6 @@
 //! Text to [`Config`], in four steps that each report all that they find: environment, schema, types, sense.
 
-use super::{Config, Console, Ingest, Kafka, Lake, Maintenance, Model, Publish, Telemetry, Window, check};
+use super::{Config, Console, Ingest, Kafka, Lake, Maintenance, Model, Publish, Redact, Telemetry, Window, check};
 use jsonschema::error::{ValidationError, ValidationErrorKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,9 @@ struct Raw {
     /// Keeping the tables in order.
     #[serde(default)]
     maintenance: Maintenance,
+    /// What is replaced before anything is stored.
+    #[serde(default)]
+    redact: Redact,
     /// Named choices of prompts, by name.
     #[serde(default)]
     windows: BTreeMap<String, Window>,
@@ -135,6 +138,7 @@ pub(super) struct Sections {
     pub kafka: Kafka,
     pub ingest: Ingest,
     pub maintenance: Maintenance,
+    pub redact: Redact,
     pub windows: BTreeMap<String, Window>,
     pub models: BTreeMap<String, Model>,
     pub publish: Publish,
@@ -144,8 +148,9 @@ pub(super) struct Sections {
 
 impl From<Raw> for Sections {
     fn from(raw: Raw) -> Self {
-        let Raw { version: _, lake, kafka, ingest, maintenance, windows, models, publish, console, telemetry } = raw;
-        Self { lake, kafka, ingest, maintenance, windows, models, publish, console, telemetry }
+        let Raw { version: _, lake, kafka, ingest, redact, maintenance, windows, models, publish, console, telemetry } =
+            raw;
+        Self { lake, kafka, ingest, redact, maintenance, windows, models, publish, console, telemetry }
     }
 }
 

@@ -4,11 +4,14 @@
 //! itself; whether a broker answers or a window's SQL fits its table is for the stages to say.
 
 mod check;
+mod check_formats;
+mod formats;
 mod load;
 mod maintenance;
 mod model;
 mod sections;
 
+pub use formats::{ColumnType, Format as MessageFormat, Pattern, PromotedColumn, Redact, Registry, Route, Secret};
 pub use load::{Error, Problem, from_text, load, schema_json};
 pub use maintenance::Maintenance;
 pub use model::{Algorithm, Explore, Gate, Lora, Model, Optimize, Schedule, Score, SqlScore};
@@ -33,6 +36,8 @@ pub struct Config {
     pub ingest: Ingest,
     /// Keeping the tables in order.
     pub maintenance: Maintenance,
+    /// What is replaced before anything is stored.
+    pub redact: Redact,
     /// Named choices of prompts.
     pub windows: BTreeMap<WindowName, Window>,
     /// Models to tune.

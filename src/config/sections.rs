@@ -1,5 +1,6 @@
 //! The sections of the file that stages other than training read. Each field's text says meaning, unit and default.
 
+use super::formats::{PromotedColumn, Registry, Route};
 use crate::domain::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -110,6 +111,12 @@ pub struct Ingest {
     pub topics: Vec<String>,
     /// Topics of user feedback. Default: none.
     pub feedback_topics: Vec<String>,
+    /// Topics of inference logs with a format or a table of their own, or by pattern. Default: none.
+    pub routes: Vec<Route>,
+    /// The schema registry of framed messages. Default: none.
+    pub registry: Option<Registry>,
+    /// Fields of `extra` that have columns of their own, by column. Default: none.
+    pub columns: BTreeMap<String, PromotedColumn>,
     /// Where a new partition begins: `earliest`, `latest`, or at a time such as `2026-11-22T10:00:00Z` (the first message of
     /// that time or later). It is fixed before the first row and holds from then on. Default: `earliest`, so that nothing is
     /// missed.
@@ -147,6 +154,9 @@ impl Default for Ingest {
             group: "pelton".to_owned(),
             topics: vec!["inference-logs".to_owned()],
             feedback_topics: Vec::new(),
+            routes: Vec::new(),
+            registry: None,
+            columns: BTreeMap::new(),
             start: Start::Earliest,
             batch_rows_max: 50_000,
             batch_bytes_max: 64 << 20,

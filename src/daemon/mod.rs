@@ -13,6 +13,7 @@ pub mod console;
 pub mod cycle;
 mod encoders;
 pub mod forget;
+pub mod formats;
 pub mod gap;
 pub mod pipeline;
 pub mod replay;
@@ -22,14 +23,14 @@ mod scheduler;
 use crate::config::Config;
 use crate::domain::{Version, VersionState};
 use crate::ingest::Progress;
-use crate::lake::{Lake, Round, TableName};
+use crate::lake::{Lake, Round, Store, TableName};
 use crate::query::{Sources, Table};
 use crate::runtime::{Backoff, Shutdown, now};
 use crate::telemetry::Event;
 use anyhow::{Context as _, Result};
 use object_store::ObjectStore;
 use object_store::path::Path;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -43,7 +44,9 @@ const ROUNDS_A_THOROUGH_ONE: u64 = 20;
 /// # Errors
 /// Where the store is away, or is no lake.
 pub async fn open_lake(config: &Config) -> Result<Lake> {
-    Lake::open(&lake_settings(config)).await.context("lake")
+    let logs = formats::logs(config)?;
+    let store = Store::open(&lake_settings(config)).context("lake")?;
+    Lake::open_with(store, logs).await.context("lake")
 }
 
 fn lake_settings(config: &Config) -> crate::config::Lake {
@@ -67,7 +70,7 @@ pub fn store_of(lake: &Lake) -> (Arc<dyn ObjectStore>, Path) {
 /// Where a table cannot be read, or has no such version.
 pub async fn tables(lake: &Lake, inference_log: Option<i64>) -> Result<Sources> {
     let mut tables = Vec::new();
-    for name in TableName::ALL {
+    for name in lake.tables() {
         let version = inference_log.filter(|_| name == TableName::InferenceLog);
         tables.push(Table { name: name.to_string(), provider: lake.provider(name, version).await? });
     }
@@ -86,7 +89,9 @@ pub fn champion_of(versions: &[Version]) -> Option<&Version> {
 /// # Errors
 /// The first window whose SQL does not fit, with the name that is wrong and the near ones.
 pub async fn check_windows(config: &Config) -> Result<()> {
-    let tables: Vec<_> = TableName::ALL.iter().map(|t| (t.to_string(), t.arrow_schema())).collect();
+    let logs = formats::logs(config)?;
+    let names: BTreeSet<_> = TableName::ALL.into_iter().chain(logs.tables.iter().copied()).collect();
+    let tables: Vec<_> = names.into_iter().map(|name| (name.to_string(), logs.promoted.schema(name))).collect();
     for (name, window) in &config.windows {
         crate::window::check(name, &window.sql, &tables).await?;
     }

@@ -1,12 +1,13 @@
 //! Ingest wired to the lake: the tables as ingestion sees them.
 
 use super::encoders::{Encoders, Encoding, Held};
+use super::formats;
 use crate::config::Config;
 use crate::domain::{InferenceRow, Origin, Row, RowKind};
 use crate::ingest::{self, Committed, Part, Partition, Progress, Rows, Shape, Sink, SinkError};
 use crate::lake::{
     self, CommitError, Committer, DeadLetterBuilder, EncodedFile, FeedbackBuilder, InferenceLogBuilder, Lake,
-    PartitionKey, TableName, TextSizes,
+    PartitionKey, Promoted, TableName, TextSizes,
 };
 use crate::runtime::{Backoff, Shutdown};
 use crate::telemetry::Event;
@@ -25,13 +26,15 @@ use tokio::runtime::Handle;
 pub async fn run_ingest(config: Arc<Config>, lake: Lake, progress: Arc<Progress>, shutdown: Shutdown) -> Result<()> {
     let runtime = Handle::current();
     let pipeline = config.ingest.pipeline.clone();
+    let decoder = formats::decoder(&config)?;
     // Polling and committing block, so they have threads of their own.
     let ingest = move || {
         let sink = |cluster: &str| -> Result<LakeSink, Box<dyn std::error::Error + Send + Sync>> {
             let committer = insist(&config, &shutdown, || runtime.block_on(lake.committer(&pipeline, cluster)))?;
-            Ok(LakeSink { committer, shape: LakeShape::new(), runtime: runtime.clone() })
+            let shape = LakeShape::new(lake.promoted().clone());
+            Ok(LakeSink { committer, shape, runtime: runtime.clone() })
         };
-        ingest::run(&config.kafka, &config.ingest, sink, progress, &shutdown)
+        ingest::run(&config.kafka, &config.ingest, decoder, sink, progress, &shutdown)
     };
     tokio::task::spawn_blocking(ingest).await.context("ingestion panicked")?.context("ingestion cannot go on")
 }
@@ -75,11 +78,12 @@ const ROW_BYTES: usize = 512;
 struct LakeShape {
     encoders: Encoders,
     sizes: Arc<TextSizes>,
+    promoted: Promoted,
 }
 
 impl LakeShape {
-    fn new() -> Self {
-        Self { encoders: Encoders::start(), sizes: Arc::default() }
+    fn new(promoted: Promoted) -> Self {
+        Self { encoders: Encoders::start(), sizes: Arc::default(), promoted }
     }
 }
 
@@ -166,9 +170,11 @@ fn text_bytes(row: &InferenceRow<'_>) -> usize {
     row.request.len() + long.into_iter().flatten().map(|text| text.len()).sum::<usize>()
 }
 
-fn table(kind: RowKind) -> TableName {
+/// The table of a kind of rows.
+pub(super) fn table(kind: RowKind) -> TableName {
     match kind {
         RowKind::Inference => TableName::InferenceLog,
+        RowKind::Log(name) => TableName::of_log(name).expect("the lake was opened with the configuration's tables"),
         RowKind::Feedback => TableName::Feedback,
     }
 }
@@ -201,7 +207,10 @@ impl Sink for LakeSink {
 
     fn rows(shape: &LakeShape, kind: RowKind) -> LakeRows {
         let rows = match kind {
-            RowKind::Inference => Builder::Inference(Box::new(InferenceLogBuilder::new().with_sizes(&shape.sizes))),
+            RowKind::Inference | RowKind::Log(_) => {
+                let builder = InferenceLogBuilder::with_promoted(&shape.promoted).with_sizes(&shape.sizes);
+                Builder::Inference(Box::new(builder))
+            }
             RowKind::Feedback => Builder::Feedback(Box::default()),
         };
         let (encoders, raw, dead) = (shape.encoders.clone(), shape.encoders.hold(), shape.encoders.hold());

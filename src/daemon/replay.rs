@@ -4,9 +4,12 @@
 //! reader of the topic, and would need a broker that still takes them; a commit of our own is exact and keeps their
 //! coordinates and times.
 
-use crate::codec;
+use super::formats;
+use super::pipeline::table;
+use crate::codec::{Decoder, Message};
 use crate::config::Config;
-use crate::domain::{Origin, Row, RowKind, Timestamp};
+use crate::domain::{Origin, Row, Timestamp};
+use crate::ingest::Routes;
 use crate::lake::{
     DEAD_LETTER_COLUMNS, DeadLetter, FeedbackBuilder, InferenceLogBuilder, Lake, TableName, dead_letters,
 };
@@ -61,11 +64,12 @@ pub async fn replay(config: &Config, lake: &Lake, selection: &Selection) -> Resu
         selection.condition
     );
     let mut answer = session.query(&sql).await.context("the condition does not fit dead_letter")?;
+    let with = With { routes: Routes::new(&config.ingest)?, decoder: formats::decoder(config)? };
     let (mut done, mut pending) = (Replayed::default(), Pending::default());
     while let Some(batch) = answer.batches.next().await {
         for letter in dead_letters(&batch?)? {
             done.selected += 1;
-            match pending.take(config, &letter) {
+            match pending.take(lake, &with, &letter) {
                 Ok(()) => done.decoded += 1,
                 Err((code, reason)) => done.refused.entry(code).or_insert((0, reason)).0 += 1,
             }
@@ -78,10 +82,16 @@ pub async fn replay(config: &Config, lake: &Lake, selection: &Selection) -> Resu
     Ok(done)
 }
 
+/// What dead letters are decoded with: what ingestion decodes with, but for a schema registry, which is not asked.
+struct With {
+    routes: Routes,
+    decoder: Decoder,
+}
+
 /// Rows that are not committed yet.
 #[derive(Default)]
 struct Pending {
-    logs: Option<InferenceLogBuilder>,
+    logs: BTreeMap<TableName, InferenceLogBuilder>,
     feedback: Option<FeedbackBuilder>,
     messages: usize,
     bytes: usize,
@@ -89,19 +99,27 @@ struct Pending {
 
 impl Pending {
     /// Decodes one dead letter; says why where it still is one.
-    fn take(&mut self, config: &Config, letter: &DeadLetter) -> std::result::Result<(), (String, String)> {
+    fn take(&mut self, lake: &Lake, with: &With, letter: &DeadLetter) -> std::result::Result<(), (String, String)> {
         let topic = &letter.at.topic;
-        let kind = kind_of(config, topic).ok_or_else(|| {
-            ("NO_TOPIC".to_owned(), format!("{topic} is none of ingest.topics and ingest.feedback_topics"))
-        })?;
-        let row = codec::decode(kind, letter.payload.as_deref(), config.ingest.message_bytes_max)
-            .map_err(|fault| (fault.code.as_str().to_owned(), fault.reason))?;
-        let origin = origin(letter, now());
-        match row {
-            Row::Inference(row) => self.logs.get_or_insert_default().append(&row, &origin),
+        let route = with.routes.of(topic);
+        let route =
+            route.ok_or_else(|| ("NO_TOPIC".to_owned(), format!("{topic} is none of the topics of [ingest]")))?;
+        let (origin, mut outcome) = (origin(letter, now()), Ok(()));
+        let message = Message { key: letter.key.as_deref(), payload: letter.payload.as_deref(), headers: &Vec::new };
+        let decoded = with.decoder.decode(route.kind, route.format, &message, &mut |place, row| match row {
+            // A dead letter is one record, whatever its message was.
+            Row::DeadLetter(row) => outcome = Err((row.code.as_str().to_owned(), row.reason)),
+            Row::Inference(row) => {
+                let new = || InferenceLogBuilder::with_promoted(lake.promoted());
+                let origin = Origin { record: origin.record + place, ..origin };
+                self.logs.entry(table(route.kind)).or_insert_with(new).append(&row, &origin);
+            }
             Row::Feedback(row) => self.feedback.get_or_insert_default().append(&row, &origin),
-            Row::DeadLetter(row) => return Err((row.code.as_str().to_owned(), row.reason)),
+        });
+        if let Err(schema) = decoded {
+            return Err(("UNKNOWN_SCHEMA".to_owned(), format!("schema {} is known to ingestion only", schema.0)));
         }
+        outcome?;
         self.messages += 1;
         self.bytes += letter.payload.as_ref().map_or(0, Vec::len);
         Ok(())
@@ -110,20 +128,14 @@ impl Pending {
     async fn commit(&mut self, lake: &Lake, dry_run: bool) -> Result<u64> {
         let Self { logs, feedback, .. } = std::mem::take(self);
         let mut added = 0;
-        let logs = logs.map(|mut rows| (TableName::InferenceLog, rows.finish()));
+        let logs = logs.into_iter().map(|(table, mut rows)| (table, rows.finish()));
         let feedback = feedback.map(|mut rows| (TableName::Feedback, rows.finish()));
-        for (table, rows) in logs.into_iter().chain(feedback).filter(|_| !dry_run) {
+        for (table, rows) in logs.chain(feedback).filter(|_| !dry_run) {
             added += lake.add_replayed(table, &rows).await? as u64;
             failpoint(Failpoint::InReplay);
         }
         Ok(added)
     }
-}
-
-fn kind_of(config: &Config, topic: &String) -> Option<RowKind> {
-    let ingest = &config.ingest;
-    let feedback = ingest.feedback_topics.contains(topic).then_some(RowKind::Feedback);
-    ingest.topics.contains(topic).then_some(RowKind::Inference).or(feedback)
 }
 
 fn origin(letter: &DeadLetter, replayed: Timestamp) -> Origin<'_> {
@@ -132,6 +144,7 @@ fn origin(letter: &DeadLetter, replayed: Timestamp) -> Origin<'_> {
         topic_id: &letter.topic_id,
         partition: letter.at.partition,
         offset: letter.at.offset,
+        record: letter.record,
         time: letter.time,
         ingest_time: letter.ingest_time,
         replay_time: Some(replayed),

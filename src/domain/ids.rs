@@ -1,7 +1,9 @@
 //! Identifiers that cannot be built invalid.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Mutex;
 
 /// Why a text is not an identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +73,36 @@ name!(
     /// The name of a model that Pelton tunes, such as `support-sql`.
     ModelName, "model name"
 );
+/// The name of a table of inference logs of its own, such as `team_a_log`. It is a plain value: the few names that a
+/// configuration has are kept for the process's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogName(&'static str);
+
+impl LogName {
+    /// Checks the text.
+    ///
+    /// # Errors
+    /// [`IdError::Malformed`] with the rule that the text breaks.
+    pub fn new(text: &str) -> Result<Self, IdError> {
+        static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+        const RULE: &str = "use 1 to 63 of a-z, 0-9 and `_`, beginning with a letter";
+        let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        if text.len() > 63 || !text.starts_with(|c: char| c.is_ascii_lowercase()) || !text.bytes().all(fine) {
+            return Err(IdError::Malformed { kind: "table name", text: text.to_owned(), rule: RULE });
+        }
+        let mut known = KNOWN.lock().expect("no holder of the lock panics");
+        let name = known.get(text).copied().unwrap_or_else(|| Box::leak(text.to_owned().into_boxed_str()));
+        known.insert(name);
+        Ok(Self(name))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
 name!(
     /// The name of a window in the configuration.
     WindowName, "window name"

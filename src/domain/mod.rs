@@ -17,7 +17,7 @@ pub use candidate::{Candidate, Component, Finish};
 pub use cycle::{CycleEvent, CycleState, Trigger};
 pub use evaluation::{Answer, Comparison, EvalReport, Interval, Verdict};
 pub use hash::PromptHash;
-pub use ids::{CycleId, IdError, ModelName, VersionNumber, VersionRef, WindowName};
+pub use ids::{CycleId, IdError, LogName, ModelName, VersionNumber, VersionRef, WindowName};
 pub use message::{ChatMessage, canonical_json, push_canonical};
 pub use row::{
     Coordinates, DeadLetterCode, DeadLetterRow, FeedbackRow, InferenceRow, LOGGED_BYTES_MAX, Origin, Row, RowKind,

@@ -1,5 +1,6 @@
 //! Rows of the tables that Kafka feeds, borrowed from the message that they came in.
 
+use super::ids::LogName;
 use super::time::Timestamp;
 use std::borrow::Cow;
 
@@ -28,6 +29,8 @@ pub struct Origin<'a> {
     pub partition: i32,
     /// The offset.
     pub offset: i64,
+    /// The place of the record in its message: 0, but for formats that send several in one.
+    pub record: i32,
     /// The time that the broker or producer put on the message.
     pub time: Option<Timestamp>,
     /// When we read it.
@@ -188,6 +191,16 @@ pub enum Row<'a> {
 pub enum RowKind {
     /// `inference_log`.
     Inference,
+    /// A table of inference logs of its own.
+    Log(LogName),
     /// `feedback`.
     Feedback,
+}
+
+impl RowKind {
+    /// Logged calls of a table by its name.
+    #[must_use]
+    pub fn of_log(table: LogName) -> Self {
+        if table.as_str() == "inference_log" { Self::Inference } else { Self::Log(table) }
+    }
 }

@@ -2,8 +2,10 @@
 
 use super::context::{Client, State};
 use super::error::Error;
+use super::routes::Route;
 use super::sink::{Partition, Sink};
 use super::topic_id::topic_ids;
+use crate::codec::Format;
 use crate::config::Start;
 use crate::domain::RowKind;
 use crate::runtime::{Backoff, Failpoint, failpoint};
@@ -11,7 +13,7 @@ use crate::telemetry::Event;
 use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
 use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
@@ -29,7 +31,7 @@ const LOOK_MAX: Duration = Duration::from_secs(2);
 /// Where a partition begins, and whether the broker has that offset.
 struct Begin {
     partition: Partition,
-    kind: RowKind,
+    route: Route,
     next: i64,
     stopped: bool,
 }
@@ -39,8 +41,7 @@ impl<S: Sink + 'static> State<S> {
     pub(super) fn assign(&mut self, consumer: &Client<S>, given: &TopicPartitionList) -> Result<(), Error> {
         Event::Rebalanced { what: "assigned", partitions: &names(given) }.emit();
         let mut begins = Vec::new();
-        for kind in [RowKind::Inference, RowKind::Feedback] {
-            let of_kind = keys(given).into_iter().filter(|(topic, _)| self.kinds.get(topic) == Some(&kind)).collect();
+        for (kind, of_kind) in self.by_kind(given) {
             begins.extend(self.begin(consumer, kind, of_kind)?);
         }
         if self.shutdown.is_cancelled() {
@@ -56,7 +57,7 @@ impl<S: Sink + 'static> State<S> {
             if begin.stopped || self.paused {
                 still.add_partition(topic, *number);
             }
-            self.buffer.own(&begin.partition, begin.kind, begin.next, begin.stopped);
+            self.buffer.own(&begin.partition, begin.route, begin.next, begin.stopped);
         }
         let assigned = match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(&at),
@@ -80,6 +81,22 @@ impl<S: Sink + 'static> State<S> {
             _ => consumer.assign(&at),
         };
         assigned.and_then(|()| consumer.pause(&at)).map_err(Error::Fatal)
+    }
+
+    /// Partitions by the table that their rows are for.
+    fn by_kind(&self, given: &TopicPartitionList) -> Vec<(RowKind, Vec<(String, i32)>)> {
+        let mut kinds: Vec<(RowKind, Vec<(String, i32)>)> = Vec::new();
+        for (topic, number) in keys(given) {
+            let Some(Route { kind, .. }) = self.routes.of(&topic) else {
+                tracing::error!(topic, "no route fits a topic that was subscribed to; it is not read");
+                continue;
+            };
+            match kinds.iter_mut().find(|(other, _)| *other == kind) {
+                Some((_, partitions)) => partitions.push((topic, number)),
+                None => kinds.push((kind, vec![(topic, number)])),
+            }
+        }
+        kinds
     }
 
     /// Gives partitions up; what was read of them is committed first where that is quick and still ours to do.
@@ -111,7 +128,7 @@ impl<S: Sink + 'static> State<S> {
             (TopicPartitionList::new(), TopicPartitionList::new(), TopicPartitionList::new());
         for begin in &begins {
             let Partition { topic, number, .. } = &begin.partition;
-            self.buffer.own(&begin.partition, begin.kind, begin.next, begin.stopped);
+            self.buffer.own(&begin.partition, begin.route, begin.next, begin.stopped);
             if begin.stopped {
                 still.add_partition(topic, *number);
                 continue;
@@ -148,7 +165,7 @@ impl<S: Sink + 'static> State<S> {
     /// Moves the consumer. It refuses to seek while a partition is just being assigned, which passes, and where the broker had
     /// refused the partition's offset, which does not: such a partition is assigned anew. Where that fails too, it stops until
     /// the next look.
-    fn seek(&mut self, consumer: &Client<S>, at: &TopicPartitionList) {
+    pub(super) fn seek(&mut self, consumer: &Client<S>, at: &TopicPartitionList) {
         if at.count() == 0 {
             return;
         }
@@ -193,7 +210,8 @@ impl<S: Sink + 'static> State<S> {
         let topics: BTreeSet<&str> = owned.iter().map(|(p, ..)| p.topic.as_str()).collect();
         // Only a look: where the broker does not answer, the next one will do.
         let Ok(ids) = topic_ids(consumer.client(), topics, LOOK_MAX) else { return Ok(()) };
-        for kind in [RowKind::Inference, RowKind::Feedback] {
+        let kinds: HashSet<RowKind> = owned.iter().map(|(_, kind, _)| *kind).collect();
+        for kind in kinds {
             let is_other = |p: &Partition| ids.get(&p.topic).is_some_and(|id| *id != p.generation);
             let again = owned.iter().filter(|(p, of, stopped)| *of == kind && (*stopped || is_other(p)));
             let again: Vec<Partition> = again.map(|(p, ..)| p.clone()).collect();
@@ -218,7 +236,11 @@ impl<S: Sink + 'static> State<S> {
         };
         // A topic that was deleted a moment ago has nothing to read; its next assignment or the next look tells.
         let none: Arc<str> = "".into();
-        let gone = gone.into_iter().map(|key| Begin { partition: numbered(key, &none), kind, next: 0, stopped: true });
+        let route = |topic: &str| self.routes.of(topic).unwrap_or(Route { kind, format: Format::Auto });
+        let gone = gone.into_iter().map(|key| {
+            let route = route(&key.0);
+            Begin { partition: numbered(key, &none), route, next: 0, stopped: true }
+        });
         let mut begins: Vec<Begin> = gone.collect();
         let wanted: Vec<Partition> = wanted
             .into_iter()
@@ -247,7 +269,8 @@ impl<S: Sink + 'static> State<S> {
             // Only a shutdown keeps a partition from being pinned.
             let Some(next) = position else { return Ok(Vec::new()) };
             let stopped = self.is_gap(consumer, &partition, next);
-            begins.push(Begin { partition, kind, next, stopped });
+            let route = self.routes.of(&partition.topic).unwrap_or(Route { kind, format: Format::Auto });
+            begins.push(Begin { partition, route, next, stopped });
         }
         Ok(begins)
     }

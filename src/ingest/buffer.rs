@@ -1,8 +1,11 @@
 //! What was read of each owned partition and is not sent yet.
 
 use super::copies::{Copies, CopyTopic};
+use super::routes::Route;
 use super::sink::{Part, Partition, Rows, Shape as _, Sink};
 use super::worker::{Batch, CutOf, Numbered};
+use crate::codec::Format;
+use crate::codec::registry::SchemaId;
 use crate::domain::{Origin, Row, RowKind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +26,9 @@ pub(super) struct Owned<S: Sink> {
     pub(super) next: i64,
     /// The broker does not have `next`: nothing is read until someone decides.
     pub(super) stopped: bool,
+    /// The schema without which `next` cannot be read; until it is known the partition is paused.
+    pub(super) held: Option<SchemaId>,
+    pub(super) format: Format,
     rows: Option<S::Rows>,
 }
 
@@ -45,11 +51,21 @@ impl<S: Sink> Buffer<S> {
     }
 
     /// Takes a partition into ownership at an offset; what was read of it before is dropped.
-    pub(super) fn own(&mut self, partition: &Partition, kind: RowKind, next: i64, stopped: bool) {
+    pub(super) fn own(&mut self, partition: &Partition, route: Route, next: i64, stopped: bool) {
         self.epochs += 1;
         let generation = partition.generation.clone();
-        let owned =
-            Owned { kind, generation, epoch: self.epochs, start: next, committed: next, next, stopped, rows: None };
+        let owned = Owned {
+            kind: route.kind,
+            generation,
+            epoch: self.epochs,
+            start: next,
+            committed: next,
+            next,
+            stopped,
+            held: None,
+            format: route.format,
+            rows: None,
+        };
         self.topics.entry(partition.topic.clone()).or_default().insert(partition.number, owned);
     }
 
@@ -73,7 +89,7 @@ impl<S: Sink> Buffer<S> {
         })
     }
 
-    /// Takes in what one message became. `bytes` is the message's size.
+    /// Takes in a row that a message became, or one of them. `bytes` is its share of the message's size.
     pub(super) fn push(&mut self, row: &Row<'_>, origin: &Origin<'_>, bytes: usize) {
         if let Row::DeadLetter(dead) = row {
             self.copies.keep(dead, origin);

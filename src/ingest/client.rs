@@ -69,6 +69,11 @@ pub(super) fn consumer(kafka: &config::Kafka, ingest: &config::Ingest) -> Client
         client.set(name, value);
     }
     // What the delivery promise rests on; the configuration refuses to change these.
+    if let Some(topic) = &ingest.dead_letter_topic {
+        // A pattern must not take in the copies of its own dead letters.
+        let given = client.get("topic.blacklist").map(|given| format!("{given},")).unwrap_or_default();
+        client.set("topic.blacklist", format!("{given}^{}$", topic.replace('.', "\\.")));
+    }
     client
         .set("group.id", &ingest.group)
         .set("enable.auto.commit", "false")

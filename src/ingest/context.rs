@@ -7,10 +7,12 @@ use super::copies::CopyTopic;
 use super::error::Error;
 use super::generation::Generations;
 use super::progress::Progress;
+use super::registry::Registry;
+use super::routes::Routes;
 use super::sink::{Sink, SinkError};
 use super::worker::{CutOf, Done, Worker};
+use crate::codec::Decoder;
 use crate::config::{self, Start};
-use crate::domain::RowKind;
 use crate::runtime::{Failpoint, Shutdown, failpoint};
 use crate::telemetry::{Event, metric};
 use rdkafka::client::ClientContext;
@@ -19,7 +21,6 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -34,18 +35,32 @@ where
     state: Mutex<State<S>>,
 }
 
+/// How messages are read.
+pub(super) struct Reading {
+    /// Bytes that librdkafka may hold.
+    pub(super) fetched_bytes_max: usize,
+    pub(super) routes: Routes,
+    pub(super) decoder: Decoder,
+    pub(super) registry: Option<Registry>,
+}
+
 /// Everything that the poll thread knows.
 pub(super) struct State<S: Sink + 'static> {
     pub(super) worker: Worker<S>,
     pub(super) buffer: Buffer<S>,
     /// Bytes that librdkafka may hold.
     pub(super) fetched_bytes_max: usize,
-    pub(super) kinds: BTreeMap<String, RowKind>,
+    pub(super) routes: Routes,
+    pub(super) decoder: Decoder,
+    /// Who is asked for schemas, where messages name them.
+    pub(super) registry: Option<Registry>,
     pub(super) start: Start,
     pub(super) pause_max: Duration,
     pub(super) paused: bool,
     /// When the owned topics were looked at last.
     pub(super) looked: Instant,
+    /// Some partition may wait for a schema.
+    pub(super) held: bool,
     /// Set while the consumer closes: nothing is flushed any more.
     pub(super) closing: bool,
     /// What a callback could not return.
@@ -58,25 +73,27 @@ impl<S: Sink + 'static> Context<S> {
     pub(super) fn new(
         sink: S,
         ingest: &config::Ingest,
-        fetched_bytes_max: usize,
         copies: Option<CopyTopic>,
         generations: Generations,
+        reading: Reading,
         progress: Arc<Progress>,
         shutdown: Shutdown,
     ) -> Self {
-        let inference = ingest.topics.iter().map(|t| (t.clone(), RowKind::Inference));
-        let feedback = ingest.feedback_topics.iter().map(|t| (t.clone(), RowKind::Feedback));
         let pause_max = Duration::from_millis(ingest.retry_backoff_ms_max);
+        let Reading { fetched_bytes_max, routes, decoder, registry } = reading;
         let shape = sink.shape();
         let state = State {
             worker: Worker::start(sink, generations, pause_max, shutdown.clone()),
             buffer: Buffer::new(shape, copies),
             fetched_bytes_max,
-            kinds: inference.chain(feedback).collect(),
+            routes,
+            decoder,
+            registry,
             start: ingest.start,
             pause_max,
             paused: false,
             looked: Instant::now(),
+            held: false,
             closing: false,
             failed: None,
             progress,

@@ -32,6 +32,17 @@ pub enum Error {
         #[source]
         source: KafkaError,
     },
+    /// The schema registry's client cannot be made.
+    #[error("the schema registry cannot be asked")]
+    Registry(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A route of the configuration cannot be followed.
+    #[error("the route of `{topics}` cannot be followed: {why}")]
+    Route {
+        /// The topics.
+        topics: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The worker thread is gone: it panicked.
     #[error("the committing thread ended unexpectedly")]
     Worker,

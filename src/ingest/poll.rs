@@ -1,21 +1,24 @@
 //! The loop: poll, decode, cut, settle, pause, until the shutdown, and then drain.
 
 use super::client;
-use super::context::{Client, Context, State};
+use super::context::{Client, Context, Reading, State};
 use super::copies::CopyTopic;
 use super::error::Error;
 use super::generation::Generations;
 use super::progress::{Progress, Sampler};
-use super::sink::Sink;
-use crate::codec;
+use super::registry::Registry;
+use super::routes::Routes;
+use super::sink::{Partition, Sink};
+use crate::codec::registry::{SchemaId, Schemas};
+use crate::codec::{self, Decoder};
 use crate::config;
-use crate::domain::{Origin, Row, Timestamp};
+use crate::domain::{Origin, Timestamp};
 use crate::runtime::{self, Backoff, Shutdown};
 use crate::telemetry::Event;
-use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::{Offset, TopicPartitionList};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -34,6 +37,7 @@ const BATCHES_WAITING_MAX: usize = 2;
 pub fn run<S: Sink + 'static>(
     kafka: &config::Kafka,
     ingest: &config::Ingest,
+    decoder: Decoder,
     sink: impl FnOnce(&str) -> Result<S, Box<dyn std::error::Error + Send + Sync>>,
     progress: Arc<Progress>,
     shutdown: &Shutdown,
@@ -44,9 +48,11 @@ pub fn run<S: Sink + 'static>(
     let generations = Generations::open(kafka)?;
     let _sampler = Sampler::start(kafka, progress.clone())?;
     let fetched_bytes_max = client::fetched_bytes_max(kafka, ingest);
-    let context = Context::new(sink, ingest, fetched_bytes_max, copies, generations, progress, shutdown.clone());
+    let reading = reading(ingest, fetched_bytes_max, decoder, shutdown)?;
+    let topics: Vec<String> = reading.routes.subscriptions().into_iter().map(str::to_owned).collect();
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+    let context = Context::new(sink, ingest, copies, generations, reading, progress, shutdown.clone());
     let consumer: Client<S> = client::consumer(kafka, ingest).create_with_context(context).map_err(Error::Settings)?;
-    let topics: Vec<&str> = ingest.topics.iter().chain(&ingest.feedback_topics).map(String::as_str).collect();
     consumer.subscribe(&topics).map_err(|source| Error::Subscribe { topics: topics.join(", "), source })?;
     let ended = turns(&consumer, ingest, shutdown);
     let drained = if ended.is_ok() { drain(&consumer, ingest) } else { Ok(()) };
@@ -55,6 +61,24 @@ pub fn run<S: Sink + 'static>(
     state.worker.give_up();
     drop(state);
     ended.and(drained)
+}
+
+/// How messages are read: the routes, the decoder, and the schema registry where there is one.
+fn reading(
+    ingest: &config::Ingest,
+    fetched_bytes_max: usize,
+    decoder: Decoder,
+    shutdown: &Shutdown,
+) -> Result<Reading, Error> {
+    let pause_max = Duration::from_millis(ingest.retry_backoff_ms_max);
+    let start = |registry: &config::Registry| {
+        let schemas = Schemas::default();
+        let started = Registry::start(registry, schemas.clone(), pause_max, shutdown.clone());
+        started.map(|started| (started, schemas)).map_err(Error::Registry)
+    };
+    let (registry, schemas) = ingest.registry.as_ref().map(start).transpose()?.unzip();
+    let decoder = decoder.with_schemas(schemas);
+    Ok(Reading { fetched_bytes_max, routes: Routes::new(ingest)?, decoder, registry })
 }
 
 fn turns<S: Sink + 'static>(consumer: &Client<S>, ingest: &config::Ingest, shutdown: &Shutdown) -> Result<(), Error> {
@@ -66,7 +90,7 @@ fn turns<S: Sink + 'static>(consumer: &Client<S>, ingest: &config::Ingest, shutd
             return Err(error);
         }
         match polled {
-            Some(Ok(message)) => state.take(&message, ingest.message_bytes_max),
+            Some(Ok(message)) => state.take(consumer, &message)?,
             Some(Err(error)) => state.fault(consumer, error)?,
             None => {}
         }
@@ -84,7 +108,7 @@ fn drain<S: Sink + 'static>(consumer: &Client<S>, ingest: &config::Ingest) -> Re
     Event::Drained { batches_left: left }.emit();
     let mut offsets = TopicPartitionList::new();
     for (partition, owned) in state.buffer.partitions().filter(|(_, owned)| !owned.stopped && left == 0) {
-        let next = rdkafka::Offset::Offset(owned.start);
+        let next = Offset::Offset(owned.start);
         offsets.add_partition_offset(&partition.topic, partition.number, next).ok();
     }
     if offsets.count() > 0 {
@@ -96,23 +120,64 @@ fn drain<S: Sink + 'static>(consumer: &Client<S>, ingest: &config::Ingest) -> Re
 
 impl<S: Sink + 'static> State<S> {
     /// Takes in one message.
-    fn take(&mut self, message: &BorrowedMessage<'_>, message_bytes_max: usize) {
+    fn take(&mut self, consumer: &Client<S>, message: &BorrowedMessage<'_>) -> Result<(), Error> {
         self.progress.kafka_is_back();
         let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
-        let Some(owned) = self.buffer.get_mut(topic, partition) else { return };
-        // What came before a seek took effect was read already.
-        if owned.stopped || offset < owned.next {
-            return;
+        let Some(owned) = self.buffer.get_mut(topic, partition) else { return Ok(()) };
+        // What came before a seek took effect was read already; what comes while a schema is asked for is read again.
+        if owned.stopped || owned.held.is_some() || offset < owned.next {
+            return Ok(());
         }
-        let (kind, generation) = (owned.kind, owned.generation.clone());
+        let (kind, format, generation) = (owned.kind, owned.format, owned.generation.clone());
         let time = message.timestamp().to_millis().map(Timestamp::from_millis);
         let (topic_id, ingest_time) = (&*generation, runtime::now());
-        let origin = Origin { topic, topic_id, partition, offset, time, ingest_time, replay_time: None };
-        let payload = message.payload();
-        let row = codec::decode(kind, payload, message_bytes_max)
-            .unwrap_or_else(|fault| Row::DeadLetter(fault.into_row(message.key(), payload, headers(message))));
-        let bytes = message.payload_len() + message.key_len() + ROW_OVERHEAD_BYTES;
-        self.buffer.push(&row, &origin, bytes);
+        let origin = Origin { topic, topic_id, partition, offset, record: 0, time, ingest_time, replay_time: None };
+        let headers = || headers(message);
+        let whole = codec::Message { key: message.key(), payload: message.payload(), headers: &headers };
+        let mut bytes = message.payload_len() + message.key_len();
+        let Self { decoder, buffer, .. } = self;
+        let decoded = decoder.decode(kind, format, &whole, &mut |record, row| {
+            // The message's own bytes are counted with its first record.
+            let bytes = std::mem::take(&mut bytes) + ROW_OVERHEAD_BYTES;
+            buffer.push(&row, &Origin { record, ..origin }, bytes);
+        });
+        match decoded {
+            Ok(()) => Ok(()),
+            Err(schema) => self.hold(consumer, topic, partition, schema),
+        }
+    }
+
+    /// Stops reading a partition at a message whose schema is not known yet. The other partitions go on.
+    fn hold(&mut self, consumer: &Client<S>, topic: &str, number: i32, schema: SchemaId) -> Result<(), Error> {
+        let owned = self.buffer.get_mut(topic, number).expect("its message was read just now");
+        owned.held = Some(schema);
+        self.held = true;
+        if let Some(registry) = &self.registry {
+            registry.want(schema);
+        }
+        let mut still = TopicPartitionList::new();
+        still.add_partition(topic, number);
+        consumer.pause(&still).map_err(Error::Fatal)
+    }
+
+    /// Reads on where the registry has answered.
+    fn release(&mut self, consumer: &Client<S>) -> Result<(), Error> {
+        let held: Vec<_> =
+            self.buffer.partitions().filter_map(|(p, owned)| Some((p, owned.next, owned.held?))).collect();
+        self.held = !held.is_empty();
+        let (mut at, mut going) = (TopicPartitionList::new(), TopicPartitionList::new());
+        for (Partition { topic, number, .. }, next, schema) in held {
+            if self.decoder.knows(schema) {
+                at.add_partition_offset(&topic, number, Offset::Offset(next)).map_err(Error::Fatal)?;
+                going.add_partition(&topic, number);
+                self.buffer.get_mut(&topic, number).expect("it was listed just now").held = None;
+            }
+        }
+        if going.count() == 0 {
+            return Ok(());
+        }
+        self.seek(consumer, &at);
+        if self.paused { Ok(()) } else { consumer.resume(&going).map_err(Error::Fatal) }
     }
 
     /// What is due at each turn: answers, a cut, a pause or its end.
@@ -120,6 +185,9 @@ impl<S: Sink + 'static> State<S> {
         while self.worker.waiting > 0 {
             let Some(done) = self.worker.answer(Duration::ZERO)? else { break };
             self.settle(consumer, done)?;
+        }
+        if self.held {
+            self.release(consumer)?;
         }
         if self.is_due(ingest) && self.worker.waiting < BATCHES_WAITING_MAX {
             self.send()?;
@@ -149,7 +217,7 @@ impl<S: Sink + 'static> State<S> {
 
     fn readable(&self) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
-        for (partition, _) in self.buffer.partitions().filter(|(_, owned)| !owned.stopped) {
+        for (partition, _) in self.buffer.partitions().filter(|(_, owned)| !owned.stopped && owned.held.is_none()) {
             list.add_partition(&partition.topic, partition.number);
         }
         list

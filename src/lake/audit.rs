@@ -115,7 +115,7 @@ impl Lake {
     /// [`Error::Table`] and [`Error::Query`] where a table cannot be read.
     pub async fn audit(&self) -> Result<Audit> {
         let mut partitions = Vec::new();
-        for name in [TableName::InferenceLog, TableName::Feedback] {
+        for name in self.tables().filter(|name| name.has_offsets()) {
             // Offsets are read before rows: rows that are committed in between lie at or after `next` and are left out.
             let table = self.fresh(name).await?.clone();
             let offsets = offsets(&table, name).await?;
@@ -149,7 +149,7 @@ impl Lake {
     /// [`Error::Table`] where a log cannot be read.
     pub async fn standings(&self) -> Result<Vec<(TableName, PartitionAudit)>> {
         let mut all = Vec::new();
-        for name in [TableName::InferenceLog, TableName::Feedback] {
+        for name in self.tables().filter(|name| name.has_offsets()) {
             let table = self.fresh(name).await?.clone();
             all.extend(ranges(&offsets(&table, name).await?).into_iter().map(|partition| (name, partition)));
         }
@@ -209,7 +209,11 @@ fn ranges(offsets: &BTreeMap<String, i64>) -> Vec<PartitionAudit> {
 
 async fn audit(session: &SessionContext, name: TableName, mut partition: PartitionAudit) -> Result<PartitionAudit> {
     let all = union(name, &partition);
-    let counts = format!("SELECT count(*), count(DISTINCT o), coalesce(sum(dead), 0) FROM ({all})");
+    // A message of several records has as many rows, each with a place of its own.
+    let counts = format!(
+        "SELECT coalesce(sum(n), 0), count(*), coalesce(sum(dead), 0) \
+         FROM (SELECT o, r, count(*) AS n, sum(dead) AS dead FROM ({all}) GROUP BY o, r)"
+    );
     let batches = collect(session, name, &counts).await?;
     let number = |column: usize| -> u64 {
         let value = batches.first().map(|b| b.column(column).as_primitive::<Int64Type>().value(0));
@@ -237,7 +241,8 @@ fn union(name: TableName, of: &PartitionAudit) -> String {
     let mine = of_partition(&of.key);
     let rows = |table: &str, dead: i64, only: &str| {
         format!(
-            "SELECT kafka_offset AS o, CAST({dead} AS BIGINT) AS dead FROM {table} WHERE {mine}{only} \
+            "SELECT kafka_offset AS o, coalesce(kafka_record, 0) AS r, CAST({dead} AS BIGINT) AS dead FROM {table} \
+             WHERE {mine}{only} \
              AND kafka_offset >= {} AND kafka_offset < {}",
             of.first, of.next
         )
@@ -249,8 +254,10 @@ fn union(name: TableName, of: &PartitionAudit) -> String {
 /// is not there shows as a gap.
 async fn replayed(session: &SessionContext, name: TableName, of: &PartitionAudit) -> Result<(u64, u64)> {
     let mine = of_partition(&of.key);
+    // A message of several records may have some that came straight and others that were replayed.
+    let place = "kafka_offset * 1000000 + coalesce(kafka_record, 0)";
     let rows = format!("FROM {name} WHERE {mine} AND replay_time IS NOT NULL");
-    let sql = format!("SELECT count(*), count(DISTINCT kafka_offset) {rows}");
+    let sql = format!("SELECT count(*), count(DISTINCT {place}) {rows}");
     let batches = collect(session, name, &sql).await?;
     let number = |batches: &[RecordBatch], column: usize| {
         let value = batches.first().map(|b| b.column(column).as_primitive::<Int64Type>().value(0));
@@ -260,8 +267,8 @@ async fn replayed(session: &SessionContext, name: TableName, of: &PartitionAudit
     if all == 0 {
         return Ok((0, 0));
     }
-    let straight = format!("SELECT kafka_offset FROM {name} WHERE {mine} AND replay_time IS NULL");
-    let both = collect(session, name, &format!("SELECT count(*) {rows} AND kafka_offset IN ({straight})")).await?;
+    let straight = format!("SELECT {place} FROM {name} WHERE {mine} AND replay_time IS NULL");
+    let both = collect(session, name, &format!("SELECT count(*) {rows} AND {place} IN ({straight})")).await?;
     Ok((all, all - distinct + number(&both, 0)))
 }
 

@@ -75,7 +75,7 @@ impl Column {
 }
 
 impl Kind {
-    fn delta(self) -> DataType {
+    pub(super) fn delta(self) -> DataType {
         match self {
             Self::Text => DataType::STRING,
             Self::Date => DataType::DATE,

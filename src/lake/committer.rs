@@ -109,7 +109,7 @@ impl Lake {
     /// [`Error::Table`] where a log cannot be read.
     pub async fn committer(&self, pipeline: &str, cluster: &str) -> Result<Committer> {
         let mut tables = BTreeMap::new();
-        for name in [TableName::InferenceLog, TableName::Feedback] {
+        for name in self.tables().filter(|name| name.has_offsets()) {
             tables.insert(name, Offsets::new(name, self.fresh(name).await?.clone()));
         }
         let dead_letters = Offsets::new(TableName::DeadLetter, self.fresh(TableName::DeadLetter).await?.clone());

@@ -1,8 +1,9 @@
 //! The few operations on a table's log that everything else is made of.
 
-use super::column::Column;
 use super::encode::EncodedFile;
 use super::error::{Error, Result};
+use super::evolve;
+use super::promoted::Promoted;
 use super::store::Store;
 use super::table::TableName;
 use arrow::array::RecordBatch;
@@ -34,25 +35,25 @@ pub(super) fn unloaded(store: &Store, name: TableName) -> Result<DeltaTable> {
 }
 
 /// Loads a table, and creates it where there is none. Two processes may do so at once: one of them creates it.
-pub(super) async fn open_or_create(store: &Store, name: TableName) -> Result<DeltaTable> {
+pub(super) async fn open_or_create(store: &Store, name: TableName, promoted: &Promoted) -> Result<DeltaTable> {
     let mut table = unloaded(store, name)?;
     let exists = table.verify_deltatable_existence().await.map_err(Error::table(name, "reach the store"))?;
-    let created = if exists { Ok(()) } else { create(&table, name).await };
+    let created = if exists { Ok(()) } else { create(&table, name, promoted).await };
     // Whoever lost the race to create it finds it now; anything else is told by the error of the creation.
     match (table.load().await, created) {
-        (Ok(()), _) => Ok(table),
+        (Ok(()), _) => evolve::add_missing_columns(table, name, promoted).await,
         (Err(_), Err(e)) => Err(Error::table(name, "create it")(e)),
         (Err(e), Ok(())) => Err(Error::table(name, "read the log")(e)),
     }
 }
 
-async fn create(table: &DeltaTable, name: TableName) -> std::result::Result<(), DeltaTableError> {
+async fn create(table: &DeltaTable, name: TableName, promoted: &Promoted) -> std::result::Result<(), DeltaTableError> {
     let create = table
         .clone()
         .create()
         .with_table_name(name.as_str())
         .with_comment(name.about())
-        .with_columns(name.columns().iter().map(Column::delta_field))
+        .with_columns(promoted.delta_fields(name))
         .with_partition_columns(name.partition_columns().iter().copied())
         .with_configuration([
             (LOG_RETENTION, Some(HISTORY.to_owned())),
@@ -99,7 +100,7 @@ pub(super) async fn write(
 ) -> std::result::Result<Vec<Add>, DeltaTableError> {
     let mut writer = writer(table, name, FILE_BYTES_TARGET)?;
     for batch in batches.into_iter().filter(|b| b.num_rows() > 0) {
-        writer.write(batch).await?;
+        writer.write(evolve::conform(&batch, &writer.arrow_schema())?).await?;
     }
     writer.flush().await
 }

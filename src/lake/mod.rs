@@ -16,11 +16,13 @@ mod committer;
 mod durable;
 mod encode;
 mod error;
+mod evolve;
 mod files;
 mod forget;
 mod layout;
 mod log;
 mod maintain;
+mod promoted;
 mod ranges;
 mod read;
 mod replay;
@@ -36,10 +38,11 @@ pub use encode::{EncodedFile, RowGroup, encode, files};
 pub use error::{Error, Result};
 pub use forget::{Forgotten, ForgottenTable, Request as ForgetRequest};
 pub use maintain::{Compacted, Dropped, Maintained, Round, Vacuumed};
+pub use promoted::{PromoteError, Promoted};
 pub use ranges::Gap;
 pub use replay::{DEAD_LETTER_COLUMNS, DeadLetter, dead_letters};
 pub use store::Store;
-pub use table::{TableName, UnknownTable};
+pub use table::{ReservedTable, TableName, UnknownTable};
 pub use tables::dead_letter::DeadLetterBuilder;
 pub use tables::feedback::FeedbackBuilder;
 pub use tables::inference_log::{InferenceLogBuilder, TextSizes};
@@ -50,12 +53,21 @@ use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use deltalake::DeltaTable;
 use object_store::ObjectStore;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use tokio::sync::{Mutex, MutexGuard};
 use url::Url;
 use uuid::Uuid;
+
+/// What a configuration adds to the tables of inference logs.
+#[derive(Debug, Clone, Default)]
+pub struct Logs {
+    /// Tables of their own.
+    pub tables: Vec<TableName>,
+    /// Columns for fields of `extra`, in every table of logs.
+    pub promoted: Promoted,
+}
 
 /// The lake: a cheap handle that all parts of a process share.
 #[derive(Debug, Clone)]
@@ -69,6 +81,7 @@ struct Inner {
     tables: BTreeMap<TableName, Mutex<DeltaTable>>,
     /// Whose turn it is to commit to a table, among those of this process that must not get in each other's way.
     turns: Arc<Turns>,
+    promoted: Promoted,
     /// Names this process in the `txn` of its appends, so that an append whose answer was lost is not repeated.
     writer: Uuid,
     appends: AtomicI64,
@@ -83,20 +96,23 @@ impl Lake {
     /// [`Error::Url`] or [`Error::Store`] where the URL or its options are wrong, [`Error::Table`] where the store cannot
     /// be reached or a log cannot be read.
     pub async fn open(config: &config::Lake) -> Result<Self> {
-        Self::open_at(Store::open(config)?).await
+        Self::open_with(Store::open(config)?, Logs::default()).await
     }
 
-    /// Opens the lake in a store that is open already, and creates the tables that it lacks.
+    /// Opens the lake in a store that is open already, with the tables and columns that a configuration adds; what it lacks
+    /// is made.
     ///
     /// # Errors
     /// [`Error::Table`] where the store cannot be reached or a log cannot be read.
-    pub async fn open_at(store: Store) -> Result<Self> {
-        let opened = TableName::ALL.map(|name| log::open_or_create(&store, name));
+    pub async fn open_with(store: Store, logs: Logs) -> Result<Self> {
+        let Logs { tables, promoted } = logs;
+        let names: BTreeSet<TableName> = TableName::ALL.into_iter().chain(tables).collect();
+        let opened = names.iter().map(|name| log::open_or_create(&store, *name, &promoted));
         let tables = futures::future::try_join_all(opened).await?;
-        let tables = TableName::ALL.into_iter().zip(tables.into_iter().map(Mutex::new)).collect();
-        let turns = Arc::new(TableName::ALL.into_iter().map(|name| (name, Mutex::default())).collect());
+        let turns = Arc::new(names.iter().map(|name| (*name, Mutex::default())).collect());
+        let tables = names.into_iter().zip(tables.into_iter().map(Mutex::new)).collect();
         let (writer, appends) = (Uuid::now_v7(), AtomicI64::new(1));
-        Ok(Self { inner: Arc::new(Inner { store, tables, turns, writer, appends }) })
+        Ok(Self { inner: Arc::new(Inner { store, tables, promoted, turns, writer, appends }) })
     }
 
     /// The lake's URL, with a slash at its end.
@@ -133,10 +149,30 @@ impl Lake {
         Ok(log::version_of(&*self.fresh(name).await?))
     }
 
+    /// All tables that the lake was opened with.
+    pub fn tables(&self) -> impl Iterator<Item = TableName> + use<> {
+        self.inner.tables.keys().copied().collect::<Vec<_>>().into_iter()
+    }
+
+    /// The table of a name.
+    ///
+    /// # Errors
+    /// [`UnknownTable`] with the names that there are.
+    pub fn table(&self, name: &str) -> std::result::Result<TableName, UnknownTable> {
+        let found = self.tables().find(|table| table.as_str() == name);
+        found.ok_or_else(|| UnknownTable::new(name, self.tables()))
+    }
+
+    /// The fields of `extra` that have columns of their own.
+    #[must_use]
+    pub fn promoted(&self) -> &Promoted {
+        &self.inner.promoted
+    }
+
     /// The table's Arrow schema as it is declared.
     #[must_use]
     pub fn schema(&self, name: TableName) -> SchemaRef {
-        name.arrow_schema()
+        self.inner.promoted.schema(name)
     }
 
     async fn at_version(&self, name: TableName, version: i64) -> Result<DeltaTable> {

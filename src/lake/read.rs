@@ -101,6 +101,22 @@ impl Lake {
         self.query(name, &format!("SELECT * FROM {name} {rest}")).await
     }
 
+    /// The rows of a query of ours over `logs`: the calls of every table of logs, with who asked and which prompt.
+    pub(super) async fn query_logs(&self, sql: &str) -> Result<Vec<RecordBatch>> {
+        let session = SessionContext::new();
+        let (url, store) = self.object_store();
+        session.register_object_store(&url, store);
+        let mut all = Vec::new();
+        for name in self.tables().filter(|name| name.is_log()) {
+            session.register_table(name.as_str(), self.provider(name, None).await?).map_err(Error::query(name))?;
+            all.push(format!("SELECT request_id, requester, prompt_hash FROM {name}"));
+        }
+        let logs = TableName::InferenceLog;
+        let sql = format!("WITH logs AS ({}) {sql}", all.join(" UNION ALL "));
+        let frame = session.sql(&sql).await.map_err(Error::query(logs))?;
+        frame.collect().await.map_err(Error::query(logs))
+    }
+
     /// The rows of a query of ours over one table's newest version.
     pub(super) async fn query(&self, name: TableName, sql: &str) -> Result<Vec<RecordBatch>> {
         let session = SessionContext::new();

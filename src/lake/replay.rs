@@ -29,6 +29,8 @@ pub struct DeadLetter {
     pub at: Coordinates,
     /// The id that Kafka gave the topic.
     pub topic_id: String,
+    /// The place of its record in the message.
+    pub record: i32,
     /// The kind of fault that it was.
     pub code: String,
     /// The message's key.
@@ -42,8 +44,7 @@ pub struct DeadLetter {
 }
 
 /// The columns of `dead_letter` that [`dead_letters`] needs.
-pub const DEAD_LETTER_COLUMNS: &str =
-    "code, key, payload, kafka_topic, kafka_topic_id, kafka_partition, kafka_offset, kafka_time, ingest_time";
+pub const DEAD_LETTER_COLUMNS: &str = "code, key, payload, kafka_topic, kafka_topic_id, kafka_partition, kafka_offset, kafka_record, kafka_time, ingest_time";
 
 /// Reads rows of `dead_letter` back, whatever Arrow types a query chose for its columns.
 ///
@@ -63,6 +64,7 @@ pub fn dead_letters(batch: &RecordBatch) -> Result<Vec<DeadLetter>> {
     );
     let (keys, payloads) = (bytes("key")?, bytes("payload")?);
     let (partitions, offsets) = (reader.ints("kafka_partition")?, reader.longs("kafka_offset")?);
+    let records = reader.ints("kafka_record")?;
     let (times, read) = (reader.times("kafka_time")?, reader.required_times("ingest_time")?);
     let mut all = Vec::with_capacity(reader.rows());
     for (row, (code, (topic, (topic_id, (key, payload))))) in
@@ -71,7 +73,8 @@ pub fn dead_letters(batch: &RecordBatch) -> Result<Vec<DeadLetter>> {
         let partition = partitions[row].ok_or_else(|| null("kafka_partition"))?;
         let offset = offsets[row].ok_or_else(|| null("kafka_offset"))?;
         let (at, time, ingest_time) = (Coordinates { topic, partition, offset }, times[row], read[row]);
-        all.push(DeadLetter { at, topic_id, code, key, payload, time, ingest_time });
+        let record = records[row].unwrap_or(0);
+        all.push(DeadLetter { at, record, topic_id, code, key, payload, time, ingest_time });
     }
     Ok(all)
 }
@@ -114,7 +117,8 @@ impl Lake {
         session.register_table(name.as_str(), rows).map_err(Error::query(name))?;
         // Files without a replayed row are left out by their statistics.
         let sql = format!(
-            "SELECT kafka_topic, kafka_topic_id, kafka_partition, kafka_offset FROM {name} WHERE replay_time IS NOT NULL"
+            "SELECT kafka_topic, kafka_topic_id, kafka_partition, kafka_offset, kafka_record FROM {name} \
+             WHERE replay_time IS NOT NULL"
         );
         let frame = session.sql(&sql).await.map_err(Error::query(name))?;
         let mut all = HashSet::new();
@@ -125,8 +129,8 @@ impl Lake {
     }
 }
 
-/// Topic, its id, partition, offset.
-type Message = (String, String, i32, i64);
+/// Topic, its id, partition, offset, the record's place.
+type Message = (String, String, i32, i64, i32);
 
 fn messages(name: TableName, batch: &RecordBatch) -> Result<Vec<Message>> {
     let reader = Reader::new(name, batch);
@@ -134,6 +138,8 @@ fn messages(name: TableName, batch: &RecordBatch) -> Result<Vec<Message>> {
     let (partitions, offsets) = (reader.column("kafka_partition")?, reader.column("kafka_offset")?);
     let (partitions, offsets) = (partitions.as_primitive::<Int32Type>(), offsets.as_primitive::<Int64Type>());
     debug_assert_eq!(partitions.null_count() + offsets.null_count(), 0, "every row has its coordinates");
-    let numbers = partitions.values().iter().copied().zip(offsets.values().iter().copied());
-    Ok(topics.into_iter().zip(ids).zip(numbers).map(|((topic, id), (p, offset))| (topic, id, p, offset)).collect())
+    let records = reader.ints("kafka_record")?.into_iter().map(|record| record.unwrap_or(0));
+    let numbers = partitions.values().iter().copied().zip(offsets.values().iter().copied()).zip(records);
+    let message = |((topic, id), ((p, offset), record))| (topic, id, p, offset, record);
+    Ok(topics.into_iter().zip(ids).zip(numbers).map(message).collect())
 }

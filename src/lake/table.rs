@@ -2,6 +2,7 @@
 
 use super::column::{Column, arrow_schema};
 use super::tables;
+use crate::domain::LogName;
 use arrow::datatypes::SchemaRef;
 use std::fmt;
 use std::str::FromStr;
@@ -27,10 +28,12 @@ pub enum TableName {
     ModelVersion,
     /// One range of offsets a row, whose rows were taken out on purpose.
     Removal,
+    /// One logged call a row, of the topics that a configuration gives a table of their own.
+    Log(LogName),
 }
 
 impl TableName {
-    /// All tables, in the order data flows.
+    /// The tables that every lake has, in the order data flows.
     pub const ALL: [Self; 9] = [
         Self::InferenceLog,
         Self::DeadLetter,
@@ -56,6 +59,7 @@ impl TableName {
             Self::Evaluation => "evaluation",
             Self::ModelVersion => "model_version",
             Self::Removal => "removal",
+            Self::Log(name) => name.as_str(),
         }
     }
 
@@ -63,7 +67,7 @@ impl TableName {
     #[must_use]
     pub fn about(self) -> &'static str {
         match self {
-            Self::InferenceLog => "one logged call of a model",
+            Self::InferenceLog | Self::Log(_) => "one logged call of a model",
             Self::DeadLetter => "one message that could not become a row",
             Self::Feedback => "one user signal on a logged call",
             Self::TrainingWindow => "one prompt chosen for one cycle",
@@ -79,7 +83,7 @@ impl TableName {
     #[must_use]
     pub fn columns(self) -> &'static [Column] {
         match self {
-            Self::InferenceLog => tables::inference_log::COLUMNS,
+            Self::InferenceLog | Self::Log(_) => tables::inference_log::COLUMNS,
             Self::DeadLetter => tables::dead_letter::COLUMNS,
             Self::Feedback => tables::feedback::COLUMNS,
             Self::TrainingWindow => tables::training_window::COLUMNS,
@@ -91,6 +95,30 @@ impl TableName {
         }
     }
 
+    /// The table of rows of logs of its own.
+    ///
+    /// # Errors
+    /// [`ReservedTable`] where Pelton has a table of this name for something else.
+    pub fn of_log(name: LogName) -> Result<Self, ReservedTable> {
+        match Self::ALL.into_iter().find(|table| table.as_str() == name.as_str()) {
+            None => Ok(Self::Log(name)),
+            Some(Self::InferenceLog) => Ok(Self::InferenceLog),
+            Some(_) => Err(ReservedTable(name.as_str())),
+        }
+    }
+
+    /// Whether it holds logged calls.
+    #[must_use]
+    pub fn is_log(self) -> bool {
+        matches!(self, Self::InferenceLog | Self::Log(_))
+    }
+
+    /// Whether the offsets of topics stand in its log: every message of a topic is in its table or in `dead_letter`.
+    #[must_use]
+    pub fn has_offsets(self) -> bool {
+        self.is_log() || self == Self::Feedback
+    }
+
     /// The table's Arrow schema.
     #[must_use]
     pub fn arrow_schema(self) -> SchemaRef {
@@ -100,7 +128,7 @@ impl TableName {
     /// Whether Kafka feeds it: its rows carry the offsets that they came from.
     #[must_use]
     pub fn is_ingested(self) -> bool {
-        matches!(self, Self::InferenceLog | Self::Feedback | Self::DeadLetter)
+        self.has_offsets() || self == Self::DeadLetter
     }
 
     pub(super) fn is_partitioned(self) -> bool {
@@ -109,7 +137,7 @@ impl TableName {
 
     pub(super) fn partition_columns(self) -> &'static [&'static str] {
         match self {
-            Self::InferenceLog => &["request_date"],
+            Self::InferenceLog | Self::Log(_) => &["request_date"],
             _ => &[],
         }
     }
@@ -117,7 +145,7 @@ impl TableName {
     /// Columns with minimum and maximum in the log: what queries and the audit skip files by. Raw JSON has none.
     pub(super) fn statistics_columns(self) -> &'static [&'static str] {
         match self {
-            Self::InferenceLog => &[
+            Self::InferenceLog | Self::Log(_) => &[
                 "request_id",
                 "request_time",
                 "status_code",
@@ -150,14 +178,29 @@ impl fmt::Display for TableName {
     }
 }
 
+/// A name that rows of logs cannot be stored under.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is a table of Pelton's own; give the logs' table another name")]
+pub struct ReservedTable(pub &'static str);
+
 /// A text is not the name of a table.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a table: the tables are {names}", names = TableName::ALL.map(TableName::as_str).join(", "))]
-pub struct UnknownTable(pub String);
+#[error("`{name}` is not a table: the tables are {tables}")]
+pub struct UnknownTable {
+    name: String,
+    tables: String,
+}
+
+impl UnknownTable {
+    pub(super) fn new(name: &str, tables: impl Iterator<Item = TableName>) -> Self {
+        Self { name: name.to_owned(), tables: tables.map(TableName::as_str).collect::<Vec<_>>().join(", ") }
+    }
+}
 
 impl FromStr for TableName {
     type Err = UnknownTable;
     fn from_str(text: &str) -> Result<Self, UnknownTable> {
-        Self::ALL.into_iter().find(|t| t.as_str() == text).ok_or_else(|| UnknownTable(text.to_owned()))
+        let found = Self::ALL.into_iter().find(|t| t.as_str() == text);
+        found.ok_or_else(|| UnknownTable::new(text, Self::ALL.into_iter()))
     }
 }

@@ -40,7 +40,8 @@ fn theirs(offset: i64, row: &mut InferenceRow<'_>) {
 
 fn origin(offset: i64) -> Origin<'static> {
     let ingest_time = Timestamp::from_millis(offset);
-    Origin { topic: "signals", topic_id: "0", partition: 0, offset, time: None, ingest_time, replay_time: None }
+    let (topic, topic_id, partition, record) = ("signals", "0", 0, 0);
+    Origin { topic, topic_id, partition, offset, record, time: None, ingest_time, replay_time: None }
 }
 
 async fn fill(lake: &Lake) {

@@ -8,7 +8,7 @@ use crate::support::parts::{assert_exact, committer, key, part};
 use pelton::config::Maintenance;
 use pelton::daemon::pipeline::run_ingest;
 use pelton::ingest::Progress;
-use pelton::lake::{CommitError, Committer, Lake, Part, Round, Store, TableName};
+use pelton::lake::{CommitError, Committer, Lake, Logs, Part, Round, Store, TableName};
 use pelton::runtime::{Shutdown, now};
 use pelton::telemetry::metric;
 use rdkafka::mocking::MockCluster;
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 async fn faulty(dir: &Path, share: f64, seed: u64) -> (Lake, Arc<FaultyStore>) {
     let real = Store::open(&config(dir)).unwrap();
     let store = FaultyStore::new(real.root, share, seed);
-    (Lake::open_at(Store { root: store.clone(), url: real.url }).await.unwrap(), store)
+    (Lake::open_with(Store { root: store.clone(), url: real.url }, Logs::default()).await.unwrap(), store)
 }
 
 /// Commits as the ingest worker does: a store that is away is tried again, with the same parts.

@@ -33,7 +33,8 @@ async fn signals_join_their_call_without_multiplying_it() {
             requester: None,
         };
         let (topic, topic_id, ingest_time) = ("signals", "0", Timestamp::EPOCH);
-        let origin = Origin { topic, topic_id, partition: 0, offset, time: None, ingest_time, replay_time: None };
+        let (partition, record, time, replay_time) = (0, 0, None, None);
+        let origin = Origin { topic, topic_id, partition, offset, record, time, ingest_time, replay_time };
         rows.append(&signal, &origin);
     }
     lake.append(TableName::Feedback, rows.finish()).await.unwrap();

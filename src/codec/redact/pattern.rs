@@ -35,24 +35,26 @@ pub enum PatternError {
 }
 
 /// Runs of digit groups. Which of its groups are a card number is for [`cards`] to say; a lone separator joins groups.
-const CARD: &str = r"\d(?:[ \-]?\d){11,}";
-const PHONE: &str =
-    r"(?:\+|\b00)[1-9]\d{0,2}(?:[ .\-/]{0,2}\(?\d{1,5}\)?){2,6}|(?:\(\d{3}\)[ .\-]?|\b\d{3}[.\-])\d{3}[ .\-]\d{4}\b";
+///
+/// Digits, spaces and word boundaries are ASCII's here and below: the lazy automaton gives up at a Unicode word boundary, and
+/// what takes over is fifty times slower.
+const CARD: &str = r"[0-9](?:[ \-]?[0-9]){11,}";
+const PHONE: &str = r"(?:\+|(?-u:\b)00)[1-9][0-9]{0,2}(?:[ .\-/]{0,2}\(?[0-9]{1,5}\)?){2,6}|(?:\([0-9]{3}\)[ .\-]?|(?-u:\b)[0-9]{3}[.\-])[0-9]{3}[ .\-][0-9]{4}(?-u:\b)";
 const SECRETS: &[&str] = &[
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----[A-Za-z0-9+/=\s:,\-]*",
-    r"\b(?:sk|rk|pk)[-_](?:[a-z]{2,10}[-_])*[A-Za-z0-9_\-]{16,}",
-    r"\b(?:AKIA|ASIA|AGPA|AIDA|AROA)[0-9A-Z]{16}\b",
-    r"\bgh[pousr]_[A-Za-z0-9]{30,}",
-    r"\bgithub_pat_[A-Za-z0-9_]{20,}",
-    r"\bglpat-[A-Za-z0-9_\-]{20,}",
-    r"\bxox[abeprs]-[A-Za-z0-9\-]{10,}",
-    r"\bAIza[0-9A-Za-z_\-]{30,}",
-    r"\bhf_[A-Za-z0-9]{30,}",
-    r"\bnpm_[A-Za-z0-9]{30,}",
-    r"\bdapi[0-9a-f]{32}\b",
-    r"\beyJ[A-Za-z0-9_\-]{8,300}\.[A-Za-z0-9_\-]{8,}(?:\.[A-Za-z0-9_\-]*)?",
-    r"(?i:\bbearer) [A-Za-z0-9._~+/\-]{16,}=*",
-    r"://[^\s/:@<>]{1,64}:[^\s/:@<>]{1,128}@",
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----[A-Za-z0-9+/= \t\r\n:,\-]*",
+    r"(?-u:\b)(?:sk|rk|pk)[-_](?:[a-z]{2,10}[-_])*[A-Za-z0-9_\-]{16,}",
+    r"(?-u:\b)(?:AKIA|ASIA|AGPA|AIDA|AROA)[0-9A-Z]{16}(?-u:\b)",
+    r"(?-u:\b)gh[pousr]_[A-Za-z0-9]{30,}",
+    r"(?-u:\b)github_pat_[A-Za-z0-9_]{20,}",
+    r"(?-u:\b)glpat-[A-Za-z0-9_\-]{20,}",
+    r"(?-u:\b)xox[abeprs]-[A-Za-z0-9\-]{10,}",
+    r"(?-u:\b)AIza[0-9A-Za-z_\-]{30,}",
+    r"(?-u:\b)hf_[A-Za-z0-9]{30,}",
+    r"(?-u:\b)npm_[A-Za-z0-9]{30,}",
+    r"(?-u:\b)dapi[0-9a-f]{32}(?-u:\b)",
+    r"(?-u:\b)eyJ[A-Za-z0-9_\-]{8,300}\.[A-Za-z0-9_\-]{8,}(?:\.[A-Za-z0-9_\-]*)?",
+    r"(?i-u:\bbearer) [A-Za-z0-9._~+/\-]{16,}=*",
+    r"://[^ \t\r\n/:@<>]{1,64}:[^ \t\r\n/:@<>]{1,128}@",
 ];
 /// An address from its `@` on; what stands before it is found by going back. An expression that began with the local part
 /// would read on to the end of a long word at every step.

@@ -105,7 +105,8 @@ impl Lake {
         let mut who = Who::new(request.requester);
         self.find_calls(&mut who, request.requester).await?;
         let mut done = Forgotten::default();
-        for name in TABLES {
+        let own = self.tables().filter(|name| matches!(name, TableName::Log(_)));
+        for name in TABLES.into_iter().chain(own) {
             done.tables.push(self.forget_in(name, &who, request, &mut done.cycles).await?);
         }
         // Files go when all rows are gone: a file that a pass over one table read may have been written by another's.
@@ -120,14 +121,14 @@ impl Lake {
     /// The requester's calls, and the prompts that nobody else asked.
     async fn find_calls(&self, who: &mut Who, requester: &str) -> Result<()> {
         let name = requester.replace('\'', "''");
-        let ids = format!("SELECT DISTINCT request_id FROM inference_log WHERE requester = '{name}'");
+        let ids = format!("SELECT DISTINCT request_id FROM logs WHERE requester = '{name}'");
         let hashes = format!(
-            "SELECT prompt_hash FROM inference_log WHERE prompt_hash IN \
-             (SELECT prompt_hash FROM inference_log WHERE requester = '{name}') GROUP BY prompt_hash \
+            "SELECT prompt_hash FROM logs WHERE prompt_hash IN \
+             (SELECT prompt_hash FROM logs WHERE requester = '{name}') GROUP BY prompt_hash \
              HAVING sum(CASE WHEN requester IS NOT DISTINCT FROM '{name}' THEN 0 ELSE 1 END) = 0"
         );
-        who.requests = texts(&self.query(TableName::InferenceLog, &ids).await?).collect();
-        who.prompts = texts(&self.query(TableName::InferenceLog, &hashes).await?).collect();
+        who.requests = texts(&self.query_logs(&ids).await?).collect();
+        who.prompts = texts(&self.query_logs(&hashes).await?).collect();
         Ok(())
     }
 

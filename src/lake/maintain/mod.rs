@@ -90,9 +90,9 @@ impl Lake {
         tables: &[TableName],
         round: Round,
     ) -> Result<Vec<Maintained>> {
-        let tables = if tables.is_empty() { &TableName::ALL[..] } else { tables };
+        let tables = if tables.is_empty() { self.tables().collect() } else { tables.to_vec() };
         let (mut done, mut failed) = (Vec::new(), None);
-        for &name in tables {
+        for name in tables {
             match self.maintain_table(name, settings, round).await {
                 Ok(one) => done.push(one),
                 Err(error) => failed = failed.or(Some(error)),

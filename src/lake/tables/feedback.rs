@@ -22,6 +22,7 @@ pub const COLUMNS: &[Column] = &[
     required("kafka_topic_id", Text, "the id that Kafka gave the topic when it was made; 0 where it gives none"),
     required("kafka_partition", Int, "its partition"),
     required("kafka_offset", Long, "its offset"),
+    optional("kafka_record", Int, "the place in the message of a record that was sent with others; 0 or null else"),
     optional("kafka_time", Time, "the time that the broker or producer put on the message"),
     required("ingest_time", Time, "when it was read from Kafka"),
     optional("replay_time", Time, "when it was replayed from dead_letter; null for what came straight from Kafka"),

@@ -3,16 +3,16 @@
 //! Names and types follow Databricks' AI-gateway inference tables; what a flywheel needs beside them follows, and the
 //! provenance that makes loss and duplicates a question for SQL.
 
-use super::{batch, time_builder};
+use super::time_builder;
 use crate::domain::{InferenceRow, Origin};
 use crate::lake::column::Kind::{Bool, Date, Double, Int, Long, Text, Texts, Time};
-use crate::lake::column::{Column, element, optional, required};
-use crate::lake::table::TableName;
+use crate::lake::column::{Column, arrow_schema, element, optional, required};
+use crate::lake::promoted::{Promoted, PromotedBuilder};
 use arrow::array::{
     ArrayBuilder as _, BooleanBuilder, Date32Builder, Float64Builder, Int32Builder, Int64Builder, ListBuilder,
     RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
 };
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Schema};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -43,10 +43,12 @@ pub const COLUMNS: &[Column] = &[
     optional("output_tokens", Long, "tokens of the answer"),
     optional("time_to_first_token_ms", Long, "milliseconds to the first token"),
     optional("stream", Bool, "whether the answer was streamed"),
+    optional("extra", Text, "every field of the message that has no column: one JSON object, keys in order"),
     required("kafka_topic", Text, "the topic that the log came from"),
     required("kafka_topic_id", Text, "the id that Kafka gave the topic when it was made; 0 where it gives none"),
     required("kafka_partition", Int, "its partition"),
     required("kafka_offset", Long, "its offset"),
+    optional("kafka_record", Int, "the place in the message of a record that was sent with others; 0 or null else"),
     optional("kafka_time", Time, "the time that the broker or producer put on the message"),
     required("ingest_time", Time, "when it was read from Kafka"),
     optional("replay_time", Time, "when it was replayed from dead_letter; null for what came straight from Kafka"),
@@ -80,7 +82,9 @@ pub struct InferenceLogBuilder {
     output_tokens: Int64Builder,
     time_to_first_token_ms: Int64Builder,
     stream: BooleanBuilder,
+    extra: StringBuilder,
     origin: OriginBuilder,
+    promoted: PromotedBuilder,
     sizes: Arc<TextSizes>,
 }
 
@@ -99,6 +103,7 @@ pub(super) struct OriginBuilder {
     topic_id: StringBuilder,
     partition: Int32Builder,
     offset: Int64Builder,
+    record: Int32Builder,
     time: TimestampMicrosecondBuilder,
     ingest_time: TimestampMicrosecondBuilder,
     replay_time: TimestampMicrosecondBuilder,
@@ -111,6 +116,7 @@ impl OriginBuilder {
             topic_id: StringBuilder::new(),
             partition: Int32Builder::new(),
             offset: Int64Builder::new(),
+            record: Int32Builder::new(),
             time: time_builder(),
             ingest_time: time_builder(),
             replay_time: time_builder(),
@@ -122,6 +128,7 @@ impl OriginBuilder {
         self.topic_id.append_value(origin.topic_id);
         self.partition.append_value(origin.partition);
         self.offset.append_value(origin.offset);
+        self.record.append_value(origin.record);
         self.time.append_option(origin.time.map(crate::domain::Timestamp::micros));
         self.ingest_time.append_value(origin.ingest_time.micros());
         self.replay_time.append_option(origin.replay_time.map(crate::domain::Timestamp::micros));
@@ -132,12 +139,13 @@ impl OriginBuilder {
         Arc::new(self.replay_time.finish())
     }
 
-    pub(super) fn finish(&mut self) -> [arrow::array::ArrayRef; 6] {
+    pub(super) fn finish(&mut self) -> [arrow::array::ArrayRef; 7] {
         [
             Arc::new(self.topic.finish()),
             Arc::new(self.topic_id.finish()),
             Arc::new(self.partition.finish()),
             Arc::new(self.offset.finish()),
+            Arc::new(self.record.finish()),
             Arc::new(self.time.finish()),
             Arc::new(self.ingest_time.finish()),
         ]
@@ -154,6 +162,12 @@ impl InferenceLogBuilder {
     /// An empty builder.
     #[must_use]
     pub fn new() -> Self {
+        Self::with_promoted(&Promoted::default())
+    }
+
+    /// An empty builder of a table with columns for some fields of `extra`.
+    #[must_use]
+    pub fn with_promoted(promoted: &Promoted) -> Self {
         let codes = ListBuilder::new(StringBuilder::new()).with_field(element(DataType::Utf8));
         Self {
             request_id: StringBuilder::new(),
@@ -181,8 +195,10 @@ impl InferenceLogBuilder {
             output_tokens: Int64Builder::new(),
             time_to_first_token_ms: Int64Builder::new(),
             stream: BooleanBuilder::new(),
+            extra: StringBuilder::new(),
             origin: OriginBuilder::new(),
             sizes: Arc::default(),
+            promoted: PromotedBuilder::new(promoted),
         }
     }
 
@@ -254,6 +270,7 @@ impl InferenceLogBuilder {
         self.output_tokens.append_option(row.output_tokens);
         self.time_to_first_token_ms.append_option(row.time_to_first_token_ms);
         self.stream.append_option(row.stream);
+        self.extra.append_option(self.promoted.append(row.extra.as_deref()).as_deref());
         self.origin.append(origin);
     }
 
@@ -286,9 +303,12 @@ impl InferenceLogBuilder {
             Arc::new(self.output_tokens.finish()),
             Arc::new(self.time_to_first_token_ms.finish()),
             Arc::new(self.stream.finish()),
+            Arc::new(self.extra.finish()),
         ];
         columns.extend(self.origin.finish());
         columns.push(self.origin.finish_replay_time());
-        batch(TableName::InferenceLog, columns)
+        columns.extend(self.promoted.finish());
+        let fields = arrow_schema(COLUMNS).fields().iter().cloned().chain(self.promoted.fields()).collect::<Vec<_>>();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("the builders follow the table's columns")
     }
 }

@@ -6,12 +6,14 @@
 
 use pelton::codec::InferenceLog;
 use pelton::domain::Timestamp;
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
@@ -42,16 +44,21 @@ pub fn unique(name: &str) -> String {
 /// Makes a topic of one's own.
 pub async fn topic(name: &str, partitions: i32, settings: &[(&str, &str)]) -> String {
     let topic = unique(name);
+    exact_topic(&topic, partitions, settings).await;
+    topic
+}
+
+/// Makes a topic of this very name.
+pub async fn exact_topic(topic: &str, partitions: i32, settings: &[(&str, &str)]) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", brokers()).create().unwrap();
-    let mut new = NewTopic::new(&topic, partitions, TopicReplication::Fixed(1));
+    let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
     for (key, value) in settings {
         new = new.set(key, value);
     }
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
     let made = admin.create_topics(&[new], &options).await.unwrap();
     made.into_iter().for_each(|one| drop(one.unwrap()));
-    topic
 }
 
 /// A producer whose acknowledged messages are there.
@@ -87,6 +94,33 @@ pub fn send_logs(brokers: &str, topic: &str, partitions: i32, ids: std::ops::Ran
         }
     }
     producer.flush(Duration::from_secs(60)).unwrap();
+}
+
+/// The first messages of a topic's partition 0, each with its key and headers, as text.
+pub fn read(topic: &str, count: usize) -> Vec<String> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers())
+        .set("group.id", unique("reader"))
+        .set("enable.auto.commit", "false")
+        .create()
+        .unwrap();
+    let mut at = TopicPartitionList::new();
+    at.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
+    consumer.assign(&at).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut found = Vec::new();
+    while found.len() < count && Instant::now() < deadline {
+        if let Some(Ok(message)) = consumer.poll(Duration::from_millis(200)) {
+            let text =
+                |bytes: Option<&[u8]>| bytes.map(|b| String::from_utf8_lossy(b).into_owned()).unwrap_or_default();
+            let headers = message
+                .headers()
+                .into_iter()
+                .flat_map(|headers| headers.iter().map(|h| format!("{}={} ", h.key, text(h.value))));
+            found.push(format!("{} {} {}", text(message.key()), headers.collect::<String>(), text(message.payload())));
+        }
+    }
+    found
 }
 
 /// One numbered log in our envelope.

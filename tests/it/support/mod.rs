@@ -5,4 +5,5 @@ pub mod kafka;
 pub mod lake;
 pub mod parts;
 pub mod python;
+pub mod registry;
 pub mod tables;

@@ -27,6 +27,7 @@ pub fn part_with(partition: i32, range: Range<i64>, edit: impl Fn(i64, &mut Infe
             offset,
             time: None,
             ingest_time: Timestamp::from_millis(offset),
+            record: 0,
             replay_time: None,
         };
         if offset % 10 == 7 {
