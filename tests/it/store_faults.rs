@@ -49,19 +49,19 @@ async fn a_store_that_refuses_loses_answers_repeats_or_lies_changes_no_count() {
         us.pin(LOGS, &[(key(0), 0), (key(1), 0)]).await.unwrap();
         store.switch(true);
         let settings = Maintenance { files_alike_max: 2, ..Maintenance::default() };
-        let mut failed = 0;
         for i in 0..30 {
             let at = i * 11;
             insist(&mut us, &[part(0, at..at + 11), part(1, at..at + 11)]).await;
             if i % 3 == 2 {
                 let round = Round { now: now(), thorough: i % 2 == 0, dry_run: false };
-                failed += u32::from(lake.maintain(&settings, &[LOGS, TableName::DeadLetter], round).await.is_err());
+                // How many rounds come through is the faults' to say; what they leave behind is counted below.
+                lake.maintain(&settings, &[LOGS, TableName::DeadLetter], round).await.ok();
             }
         }
         store.switch(false);
         assert!(store.struck.load(Relaxed) > 10, "seed {seed}: hardly anything went wrong");
-        // One request in six fails a round of hundreds always, one in fifty not.
-        assert!(seed > 0 || failed < 10, "seed {seed}: maintenance never came through");
+        let round = Round { now: now(), thorough: true, dry_run: false };
+        lake.maintain(&settings, &[LOGS, TableName::DeadLetter], round).await.unwrap();
         assert_exact(&lake, &[(0, 0, 330), (1, 0, 330)]).await;
         // Whoever opens the table through a sound store sees the same.
         assert_exact(&Lake::open(&config(dir.path())).await.unwrap(), &[(0, 0, 330), (1, 0, 330)]).await;
