@@ -36,8 +36,9 @@ finish() {
   wait "${pids[$name]}" || status=$?
   unset "pids[$name]"
   local log=artifacts/$name/log
-  local runs; runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
-  local edges; edges=$(grep -o 'cov: [0-9]*' "$log" | tail -1 | cut -d' ' -f2)
+  # The log shows inputs, which are any bytes; a figure that cannot be read must not end the script.
+  local runs; runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" || true)
+  local edges; edges=$(grep -ao 'cov: [0-9]*' "$log" | tail -1 | cut -d' ' -f2 || true)
   printf '%-10s %12s runs in %s s, %6s edges, %s\n' "$name" "${runs:-?}" "$seconds" "${edges:-?}" \
     "$([ "$status" = 0 ] && echo 'no crash' || echo "CRASHED, see fuzz/$log")"
   [ "$status" = 0 ] || failed=1
