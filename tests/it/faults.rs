@@ -11,12 +11,9 @@ use pelton::lake::{Lake, TableName};
 use pelton::runtime::Shutdown;
 use pelton::telemetry::metric;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-use rdkafka::{Offset, TopicPartitionList};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -104,11 +101,7 @@ async fn a_hole_between_tables_and_broker_stops_its_partition_and_no_other() {
     first.rows(200).await;
     first.stop().await;
     kafka::send_logs(kafka::brokers(), &topic, 2, 200..400, || {});
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", kafka::brokers()).create().unwrap();
-    let mut gone = TopicPartitionList::new();
-    gone.add_partition_offset(&topic, 0, Offset::Offset(150)).unwrap();
-    admin.delete_records(&gone, &AdminOptions::new()).await.unwrap();
+    kafka::delete_before(&topic, 0, 150).await;
 
     let second = Ingest::start(&home, &config).await;
     second.rows(300).await;

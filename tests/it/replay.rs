@@ -5,10 +5,7 @@ use crate::support::lake::{count, number};
 use pelton::daemon::audit::audit;
 use pelton::lake::{Lake, TableName};
 use pelton::runtime::Failpoint;
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseRecord, Producer};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -101,11 +98,7 @@ async fn a_gap_that_is_given_up_by_name_lets_the_partition_go_on_under_a_running
     kafka::send_logs(kafka::brokers(), &topic, 2, 0..200, || {});
     ingested(&home, &config, 200).await;
     kafka::send_logs(kafka::brokers(), &topic, 2, 200..400, || {});
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", kafka::brokers()).create().unwrap();
-    let mut gone = TopicPartitionList::new();
-    gone.add_partition_offset(&topic, 0, Offset::Offset(150)).unwrap();
-    admin.delete_records(&gone, &AdminOptions::new()).await.unwrap();
+    kafka::delete_before(&topic, 0, 150).await;
 
     let lake = home.lake().await;
     let daemon = Daemon::start(&config);

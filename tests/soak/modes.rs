@@ -218,33 +218,33 @@ async fn recreate(times: u32) -> Outcome {
 
 /// The one broker stops in order, or is killed, and comes back.
 async fn broker_restarts(times: u32) -> Outcome {
-    let rig = Rig::new("soak-broker", 6).await;
-    let config = rig.daemon("d1");
-    let (mut daemon, load) = (Daemon::start(&config), rig.load(0));
-    for round in 0..times {
+    one_daemon_while("soak-broker", times, async |round| {
         sleep_ms(5000).await;
         broker(if round % 2 == 0 { "stop" } else { "kill" }, None);
         sleep_ms(1000).await;
         broker("start", None);
-        daemon.assert_alive(&config);
-    }
-    sleep_ms(5000).await;
-    let sent = load.end();
-    daemon.assert_alive(&config);
-    assert!(daemon.stop().success());
-    rig.finish(times.into(), sent, 0).await
+    })
+    .await
 }
 
 /// All brokers are down for a minute.
 async fn brokers_down(times: u32) -> Outcome {
-    let rig = Rig::new("soak-down", 6).await;
-    let config = rig.daemon("d1");
-    let (mut daemon, load) = (Daemon::start(&config), rig.load(0));
-    for _ in 0..times {
+    one_daemon_while("soak-down", times, async |_| {
         sleep_ms(8000).await;
         broker("kill", None);
         sleep_ms(60_000).await;
         broker("start", None);
+    })
+    .await
+}
+
+/// One daemon reads what is sent while something breaks again and again, and must not end by it.
+async fn one_daemon_while(name: &str, times: u32, breaks: impl AsyncFn(u32)) -> Outcome {
+    let rig = Rig::new(name, 6).await;
+    let config = rig.daemon("d1");
+    let (mut daemon, load) = (Daemon::start(&config), rig.load(0));
+    for round in 0..times {
+        breaks(round).await;
         daemon.assert_alive(&config);
     }
     sleep_ms(10_000).await;

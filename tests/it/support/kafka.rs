@@ -50,15 +50,24 @@ pub async fn topic(name: &str, partitions: i32, settings: &[(&str, &str)]) -> St
 
 /// Makes a topic of this very name.
 pub async fn exact_topic(topic: &str, partitions: i32, settings: &[(&str, &str)]) {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", brokers()).create().unwrap();
     let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
     for (key, value) in settings {
         new = new.set(key, value);
     }
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
-    let made = admin.create_topics(&[new], &options).await.unwrap();
+    let made = admin().create_topics(&[new], &options).await.unwrap();
     made.into_iter().for_each(|one| drop(one.unwrap()));
+}
+
+/// Deletes the messages of a partition before an offset, as retention does.
+pub async fn delete_before(topic: &str, partition: i32, offset: i64) {
+    let mut gone = TopicPartitionList::new();
+    gone.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+    admin().delete_records(&gone, &AdminOptions::new()).await.unwrap();
+}
+
+fn admin() -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", brokers()).create().unwrap()
 }
 
 /// A producer whose acknowledged messages are there.
