@@ -1,0 +1,28 @@
+//! When a version is promoted: the section `[models.NAME.gate]`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// When a version is promoted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gate {
+    /// The confidence of the paired bootstrap interval. Default: 0.95.
+    #[schemars(range(min = 0.5, max = 0.999))]
+    pub confidence: f64,
+    /// Bootstrap resamples. Default: 10,000.
+    #[schemars(range(min = 100, max = 1_000_000))]
+    pub resamples: u32,
+    /// The interval's lower end must be above this gain in reward. Default: 0.
+    #[schemars(range(min = -1.0, max = 1.0))]
+    pub gain_min: f64,
+    /// Fewer holdout prompts than this prove nothing. Default: 30.
+    #[schemars(range(min = 2))]
+    pub prompts_min: usize,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { confidence: 0.95, resamples: 10_000, gain_min: 0.0, prompts_min: 30 }
+    }
+}

@@ -1,0 +1,84 @@
+//! The section of one model: what it is tuned from, on which prompts, when, and how; a file a part.
+
+mod explore;
+mod gate;
+mod optimize;
+mod score;
+
+pub use explore::Explore;
+pub use gate::Gate;
+pub use optimize::{Algorithm, Optimize};
+pub use score::{Score, SqlScore};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One model to tune.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// The base model: a folder with `config.json`, safetensors and `tokenizer.json`, or a `.gguf` file.
+    #[schemars(length(min = 1))]
+    pub base: String,
+    /// The window that its prompts come from.
+    pub window: String,
+    /// What every random choice of a cycle derives from. Default: 1.
+    #[serde(default = "Model::default_seed")]
+    pub seed: u64,
+    /// When cycles start by themselves.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// The adapter.
+    #[serde(default)]
+    pub lora: Lora,
+    /// How responses are sampled.
+    #[serde(default)]
+    pub explore: Explore,
+    /// How they are scored.
+    pub score: Score,
+    /// How the adapter is trained on them.
+    #[serde(default)]
+    pub optimize: Optimize,
+    /// When a version is promoted.
+    #[serde(default)]
+    pub gate: Gate,
+}
+
+impl Model {
+    fn default_seed() -> u64 {
+        1
+    }
+}
+
+/// When cycles start by themselves; neither given means only by hand.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Schedule {
+    /// A cron expression of five fields, in UTC, such as `0 3 * * *`. Default: none.
+    pub cron: Option<String>,
+    /// Whether a cycle starts as soon as the window has its minimum of fresh prompts. Default: false.
+    pub on_fresh_prompts: bool,
+    /// Minutes between the end of a cycle and the start of the next by fresh prompts. Default: 0.
+    pub pause_minutes: u32,
+}
+
+/// The adapter's shape.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lora {
+    /// The rank r. Default: 16; 1 to 32 is enough for reinforcement learning.
+    #[schemars(range(min = 1, max = 512))]
+    pub rank: usize,
+    /// The scale's numerator: the adapter adds (alpha / rank) · B·A·x. Default: 32.
+    #[schemars(range(min = 0.001))]
+    pub alpha: f64,
+    /// The linear layers that get one. Default: all seven of a decoder layer.
+    pub targets: Vec<String>,
+}
+
+impl Default for Lora {
+    fn default() -> Self {
+        let all = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+        Self { rank: 16, alpha: 32.0, targets: all.map(str::to_owned).to_vec() }
+    }
+}
