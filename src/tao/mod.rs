@@ -4,6 +4,7 @@
 //! prompts to candidates, candidates to rewards with their components, scored candidates to an adapter and its curve.
 //! Everything random derives from one seed by [`rng_seed`]. Nothing here reads a label, a table of the lake or a clock.
 
+pub mod endpoint;
 pub mod explore;
 pub mod optimize;
 pub mod score;

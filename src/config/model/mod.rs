@@ -1,10 +1,12 @@
 //! The section of one model: what it is tuned from, on which prompts, when, and how; a file a part.
 
+mod endpoint;
 mod explore;
 mod gate;
 mod optimize;
 mod score;
 
+pub use endpoint::Endpoint;
 pub use explore::Explore;
 pub use gate::Gate;
 pub use optimize::{Algorithm, Optimize};

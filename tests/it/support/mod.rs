@@ -1,5 +1,6 @@
 //! Builders that the tests share.
 
+pub mod chat;
 pub mod faulty;
 pub mod kafka;
 pub mod lake;

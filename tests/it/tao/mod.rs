@@ -1,5 +1,6 @@
 //! The TAO engine's promises: no hack pays, no SQL harms, losses as on paper, the same seed the same adapter.
 
+mod endpoint;
 mod executor;
 mod learning;
 mod losses;
