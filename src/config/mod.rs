@@ -14,7 +14,9 @@ mod sections;
 pub use formats::{ColumnType, Format as MessageFormat, Pattern, PromotedColumn, Redact, Registry, Route, Secret};
 pub use load::{Error, Problem, from_text, load, schema_json};
 pub use maintenance::Maintenance;
-pub use model::{Algorithm, Endpoint, Explore, Gate, Lora, Model, Optimize, Schedule, Score, SqlScore};
+pub use model::{
+    Algorithm, DpoPairs, DpoReference, Endpoint, Explore, Gate, Lora, Model, Optimize, Schedule, Score, SqlScore,
+};
 pub use sections::{Console, Format, Ingest, Kafka, Lake, Publish, Start, Telemetry, Window};
 
 use crate::domain::{ModelName, WindowName};

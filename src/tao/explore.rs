@@ -128,7 +128,7 @@ pub fn answer_greedily(
     let decoder = adapted(model, adapter)?;
     let requests =
         conversations.iter().map(|c| Ok(GenerationRequest { prompt: chat_tokens(model, c)?, seeds: vec![0] }));
-    let requests = requests.collect::<Result<Vec<_>, Error>>()?;
+    let requests = requests.collect::<Result<Vec<_>, model::Error>>()?;
     let answers = decoder.generate(&requests, &generation(model, 0.0, options))?;
     let text = |g: &Generated| Ok((text_of(model, g)?, u32::try_from(g.tokens.len()).unwrap_or(u32::MAX)));
     answers.iter().flatten().map(text).collect()
@@ -152,9 +152,19 @@ fn adapted(model: &Model, adapter: Option<&Lora>) -> Result<Decoder, Error> {
     Ok(adapter.map_or_else(|| Ok(model.decoder().clone()), |lora| model.decoder().with_adapter(lora))?)
 }
 
-fn chat_tokens(model: &Model, messages: &[ChatMessage]) -> Result<Vec<u32>, Error> {
+pub(super) fn chat_tokens(model: &Model, messages: &[ChatMessage]) -> Result<Vec<u32>, model::Error> {
     let turns: Vec<_> = messages.iter().map(|m| model::ChatMessage::new(m.role.clone(), m.content.clone())).collect();
-    Ok(model.encode_chat(&turns)?)
+    model.encode_chat(&turns)
+}
+
+/// The token that ends an assistant's turn: what the chat template writes after one, or the model's own end of text.
+pub(super) fn end_token(model: &Model) -> Result<Option<u32>, model::Error> {
+    let turns = [ChatMessage::user("a"), ChatMessage { role: "assistant".to_owned(), content: "b".to_owned() }];
+    // A template may refuse to end with an answer; then the end of text is all that is known.
+    let written = chat_tokens(model, &turns).unwrap_or_default();
+    let ends = |token: &&u32| model.stop_tokens().contains(token);
+    let own = model.config().eos_token_ids.first().or(model.stop_tokens().first());
+    Ok(written.iter().rev().find(ends).or(own).copied())
 }
 
 fn generation(model: &Model, temperature: f64, options: &Explore) -> GenerationOptions {

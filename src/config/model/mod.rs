@@ -9,7 +9,7 @@ mod score;
 pub use endpoint::Endpoint;
 pub use explore::Explore;
 pub use gate::Gate;
-pub use optimize::{Algorithm, Optimize};
+pub use optimize::{Algorithm, DpoPairs, DpoReference, Optimize};
 pub use score::{Score, SqlScore};
 
 use schemars::JsonSchema;

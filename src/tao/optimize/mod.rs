@@ -5,43 +5,28 @@
 //! says what to try; and that a set cancellation flag ends the run between two steps. Never looks at a label, and never
 //! changes the base.
 
+pub mod dpo;
 pub mod groups;
 pub mod grpo;
+pub mod loss;
 pub mod oapl;
+mod pass;
+mod recipe;
+pub mod rloo;
+pub mod sft;
 
 use super::{Progress, Watch, rng_seed};
-use crate::config::{self, Algorithm, Optimize};
+use crate::config::{self, Optimize};
 use crate::domain::{Candidate, PromptHash};
-use crate::model::{AdamW, AdamWConfig, Decoder, Lora, LoraConfig, Model, PromptGroup, Tensors};
-use groups::{Counts, Group, groups};
-pub use grpo::Grpo;
-pub use oapl::Oapl;
+use crate::model::{AdamW, AdamWConfig, Lora, LoraConfig, Model};
+use groups::{BaseLogprobs, Counts, Group, groups};
+pub use loss::Loss;
+use pass::{base_logprobs, pass};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+pub use recipe::{Labelled, labelled};
 use std::collections::HashMap;
-
-/// The loss with its constants.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Loss {
-    /// [`oapl`].
-    Oapl(Oapl),
-    /// [`grpo`].
-    Grpo(Grpo),
-}
-
-impl Loss {
-    /// The loss that the configuration asks for.
-    #[must_use]
-    pub fn of(options: &Optimize) -> Self {
-        match options.algorithm {
-            Algorithm::Oapl => {
-                Self::Oapl(Oapl { beta_value: options.oapl_beta_value, beta_policy: options.oapl_beta_policy })
-            }
-            Algorithm::Grpo => Self::Grpo(Grpo { clip_low: options.grpo_clip_low, clip_high: options.grpo_clip_high }),
-        }
-    }
-}
 
 /// What a run starts from and trains on.
 #[derive(Debug, Clone, Copy)]
@@ -75,13 +60,29 @@ pub enum Error {
         /// The sample.
         sample: u32,
     },
+    /// A candidate has not one log-probability a token.
+    #[error(
+        "sample {sample} of prompt {prompt} has {tokens} tokens and {logprobs} log-probabilities; \
+         take them under the plain prompt first"
+    )]
+    Logprobs {
+        /// The prompt.
+        prompt: PromptHash,
+        /// The sample.
+        sample: u32,
+        /// Its tokens.
+        tokens: usize,
+        /// Its log-probabilities.
+        logprobs: usize,
+    },
     /// A candidate's prompt was not given.
     #[error("prompt {0} has candidates, but its tokens were not given")]
     UnknownPrompt(PromptHash),
-    /// No prompt has samples that earned differently.
+    /// No prompt has samples that teach anything.
     #[error(
-        "nothing to learn from: all samples of each of {prompts} prompts earned the same; \
-         explore with more samples or a higher temperature, or check the scorer's components"
+        "nothing to learn from: of {prompts} prompts each had samples that all earned the same, or none that is good \
+         enough; explore with more samples or a higher temperature, or check the scorer's components and the \
+         algorithm's thresholds"
     )]
     NothingToLearn {
         /// Prompts with candidates.
@@ -89,7 +90,8 @@ pub enum Error {
     },
     /// Too many steps without a finite gradient.
     #[error(
-        "{skipped} steps had a loss or gradient that is not finite; lower the learning rate or raise oapl_beta_policy"
+        "{skipped} steps had a loss or gradient that is not finite; lower optimize.learning_rate or, with OAPL, raise \
+         optimize.oapl_beta_policy"
     )]
     Diverged {
         /// How many.
@@ -149,8 +151,33 @@ pub fn optimize(
     seed: u64,
     watch: &Watch<'_>,
 ) -> Result<Trained, Error> {
-    let loss = Loss::of(options);
-    let (groups, counts) = groups(task.candidates, &loss)?;
+    train(task, Loss::of(options), lora, options, seed, watch)
+}
+
+/// Fine-tunes an adapter on every candidate as it is, each a given answer ([`labelled`]): no reward counts.
+///
+/// # Errors
+/// As [`optimize`].
+pub fn fine_tune(
+    task: &Task<'_>,
+    lora: &config::Lora,
+    options: &Optimize,
+    seed: u64,
+    watch: &Watch<'_>,
+) -> Result<Trained, Error> {
+    train(task, Loss::Sft(sft::Choice::All), lora, options, seed, watch)
+}
+
+fn train(
+    task: &Task<'_>,
+    loss: Loss,
+    lora: &config::Lora,
+    options: &Optimize,
+    seed: u64,
+    watch: &Watch<'_>,
+) -> Result<Trained, Error> {
+    let base = if loss.needs_base() { base_logprobs(task, options.batch_tokens_max)? } else { BaseLogprobs::new() };
+    let (groups, counts) = groups(task.candidates, &loss, &base)?;
     if groups.is_empty() {
         return Err(Error::NothingToLearn { prompts: counts.flat_groups });
     }
@@ -249,124 +276,9 @@ fn schedule(step: usize, steps: usize, warmup_share: f64) -> f64 {
     if at < warmup_share { at / warmup_share } else { 1.0 - 0.9 * (at - warmup_share) / (1.0 - warmup_share).max(1e-9) }
 }
 
-/// What one step's forward and backward passes gave.
-struct Passed {
-    loss: f64,
-    kl: f64,
-    tokens: usize,
-    gradients: Tensors,
-}
-
-/// All micro-batches of one step; losses and gradients are those of the step as one batch.
-fn pass(
-    decoder: &Decoder,
-    members: &[&Group],
-    prompts: &HashMap<PromptHash, Vec<u32>>,
-    tokens_max: usize,
-    loss: &Loss,
-) -> Result<Passed, Error> {
-    let scale = scale(members, loss);
-    let mut passed = Passed { loss: 0.0, kl: 0.0, tokens: 0, gradients: Tensors::new() };
-    let mut kl_tokens = 0.0;
-    for batch in micro_batches(members, prompts, tokens_max)? {
-        let packed: Vec<PromptGroup> = batch.iter().map(|(group, prompt)| pack(group, prompt)).collect();
-        passed.tokens += packed.iter().map(size).sum::<usize>();
-        let forward = decoder.forward(&packed, 1.0)?;
-        let now: Vec<f32> = forward.tokens().to_vec1().map_err(crate::model::Error::from)?;
-        let mut derivative = vec![0f32; now.len()];
-        for (response, range) in batch.iter().flat_map(|(g, _)| &g.responses).zip(forward.completions()) {
-            let drift = now[range.clone()].iter().zip(&response.behaviour).map(|(now, then)| f64::from(*now) - then);
-            let drift: Vec<f64> = drift.collect();
-            let (own, by_token) = response_loss(loss, response.advantage, &drift);
-            passed.loss += own * response.weight / scale;
-            for (slot, d) in derivative[range.clone()].iter_mut().zip(by_token) {
-                *slot = single(d * response.weight / scale);
-            }
-            passed.kl += response.weight * drift.iter().map(|d| d.exp() - d - 1.0).sum::<f64>();
-            kl_tokens += response.weight * count(drift.len());
-        }
-        accumulate(&mut passed.gradients, forward.backward_from(&derivative)?)?;
-    }
-    passed.kl /= kl_tokens.max(1.0);
-    Ok(passed)
-}
-
-/// What the step's loss is divided by: samples for OAPL, active tokens for GRPO.
-fn scale(members: &[&Group], loss: &Loss) -> f64 {
-    let responses = members.iter().flat_map(|g| &g.responses);
-    match loss {
-        Loss::Oapl(_) => responses.map(|r| r.weight).sum(),
-        Loss::Grpo(_) => responses.map(|r| r.weight * count(r.tokens.len())).sum(),
-    }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the network computes in f32")]
-fn single(value: f64) -> f32 {
-    value as f32
-}
-
 #[expect(clippy::cast_precision_loss, reason = "a response has few tokens")]
 fn count(items: usize) -> f64 {
     items as f64
-}
-
-fn size(group: &PromptGroup) -> usize {
-    group.prompt.len() + group.completions.iter().map(Vec::len).sum::<usize>()
-}
-
-/// One response's loss, undivided, and its derivative by each token's log-probability.
-fn response_loss(loss: &Loss, advantage: f64, drift: &[f64]) -> (f64, Vec<f64>) {
-    match loss {
-        Loss::Oapl(oapl) => {
-            // The sequence's log-probability is the sum of its tokens', so every token has the sequence's derivative.
-            let (loss, derivative) = oapl::loss(drift.iter().sum(), advantage, oapl.beta_policy);
-            (loss, vec![derivative; drift.len()])
-        }
-        Loss::Grpo(grpo) => {
-            let each: Vec<_> = drift.iter().map(|&d| grpo::token_loss(d, advantage, *grpo)).collect();
-            (each.iter().map(|(loss, _)| loss).sum(), each.into_iter().map(|(_, d)| d).collect())
-        }
-    }
-}
-
-/// Groups with their prompts' tokens.
-type MicroBatch<'a> = Vec<(&'a Group, &'a Vec<u32>)>;
-
-/// All groups in order, cut so that no batch has more than `tokens_max`, unless one group alone does.
-fn micro_batches<'a>(
-    members: &[&'a Group],
-    prompts: &'a HashMap<PromptHash, Vec<u32>>,
-    tokens_max: usize,
-) -> Result<Vec<MicroBatch<'a>>, Error> {
-    let (mut batches, mut filled) = (Vec::<MicroBatch<'_>>::new(), usize::MAX);
-    for group in members {
-        let prompt = prompts.get(&group.prompt).ok_or(Error::UnknownPrompt(group.prompt))?;
-        let size = prompt.len() + group.responses.iter().map(|r| r.tokens.len()).sum::<usize>();
-        match batches.last_mut().filter(|_| filled.saturating_add(size) <= tokens_max) {
-            Some(batch) => batch.push((*group, prompt)),
-            None => {
-                batches.push(vec![(*group, prompt)]);
-                filled = 0;
-            }
-        }
-        filled += size;
-    }
-    Ok(batches)
-}
-
-fn pack(group: &Group, prompt: &[u32]) -> PromptGroup {
-    PromptGroup { prompt: prompt.to_vec(), completions: group.responses.iter().map(|r| r.tokens.clone()).collect() }
-}
-
-fn accumulate(sum: &mut Tensors, more: Tensors) -> Result<(), Error> {
-    for (name, tensor) in more {
-        let total = match sum.remove(&name) {
-            Some(before) => (before + tensor).map_err(crate::model::Error::from)?,
-            None => tensor,
-        };
-        sum.insert(name, total);
-    }
-    Ok(())
 }
 
 fn mean_rewards(candidates: &[Candidate]) -> HashMap<PromptHash, f64> {
