@@ -4,6 +4,7 @@ pub(crate) mod audit;
 mod check_config;
 pub(crate) mod cycle;
 mod demo;
+mod eval;
 mod forget;
 mod gap;
 mod maintain;
@@ -57,6 +58,8 @@ enum Command {
     Window(window::Args),
     /// Registered versions: list them, show one, read their events
     Model(model::Args),
+    /// What a model, version or endpoint is worth on a file of prompts, by any scorers; two runs compared
+    Eval(Box<eval::Args>),
     /// Check a configuration file: prints every problem with its path, or that there is none
     CheckConfig(check_config::Args),
     /// Print the JSON Schema of what crosses Pelton's borders: inference logs, feedback, events, the configuration
@@ -96,6 +99,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Sql(args) => block_on(sql::run(args)),
         Command::Window(args) => block_on(window::run(args)),
         Command::Model(args) => block_on(model::run(args)),
+        Command::Eval(args) => block_on(eval::run(*args)),
         Command::CheckConfig(args) => block_on(check_config::run(args)),
         Command::Schema(args) => schema::run(&args),
     }

@@ -1,8 +1,8 @@
 //! The sense of a configuration whose form is right: references, names, schedules, contradictions.
 
-use super::check_formats;
 use super::load::{Problem, Sections};
 use super::{Config, Ingest, Kafka, Lake, Maintenance, Model, Window};
+use super::{check_formats, check_score};
 use crate::domain::{IdError, ModelName, WindowName};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,9 +23,15 @@ const RESERVED: &[&str] = &[
 /// The linear layers of a decoder layer that an adapter can have.
 const LORA_TARGETS: &[&str] = &["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
+#[derive(Default)]
 pub(super) struct Problems(Vec<Problem>);
 
 impl Problems {
+    pub(super) fn into_sorted(mut self) -> Vec<Problem> {
+        self.0.sort();
+        self.0
+    }
+
     pub(super) fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
         self.0.push(Problem { path: path.into(), message: message.into() });
     }
@@ -199,8 +205,9 @@ fn model(name: &ModelName, model: &Model, windows: &BTreeMap<WindowName, Window>
     if model.explore.temperatures.is_empty() {
         problems.add(at("explore.temperatures"), "is empty; use [1.0] for plain sampling");
     }
-    if model.score.sql.is_none() {
-        problems.add(at("score"), format!("names no scorer; add [models.{name}.score.sql]"));
+    check_score::score(&at("score"), &model.score, problems);
+    if let Some(score) = &model.gate.score {
+        check_score::score(&at("gate.score"), score, problems);
     }
     if model.optimize.learning_rate <= 0.0 {
         problems.add(at("optimize.learning_rate"), "must be above 0, such as 1e-4");

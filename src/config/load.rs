@@ -1,5 +1,7 @@
 //! Text to [`Config`], in four steps that each report all that they find: environment, schema, types, sense.
 
+use super::Score;
+use super::check_score;
 use super::{Config, Console, Ingest, Kafka, Lake, Maintenance, Model, Publish, Redact, Telemetry, Window, check};
 use jsonschema::error::{ValidationError, ValidationErrorKind};
 use schemars::JsonSchema;
@@ -124,6 +126,21 @@ pub fn from_text(path: &Path, text: &str, environment: impl Fn(&str) -> Option<S
     let raw: Raw = serde_path_to_error::deserialize(value)
         .map_err(|e| invalid(vec![Problem { path: e.path().to_string(), message: e.inner().to_string() }]))?;
     check::config(path, &hash(text), raw.into()).map_err(invalid)
+}
+
+/// Reads and checks a file of scorers, of the form of a model's `score` section.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_score(path: &Path) -> Result<Score, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let invalid = |problems| Error::Invalid { path: path.to_owned(), problems };
+    let score: Score = toml::from_str(&text).map_err(|e| {
+        let line = e.span().map_or(0, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+        invalid(vec![Problem { path: format!("line {line}"), message: e.message().trim_end().to_owned() }])
+    })?;
+    let problems = check_score::alone(&score);
+    if problems.is_empty() { Ok(score) } else { Err(invalid(problems)) }
 }
 
 /// The JSON Schema of the file, as `schemas/config.v1.json` holds it.

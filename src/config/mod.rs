@@ -5,6 +5,7 @@
 
 mod check;
 mod check_formats;
+mod check_score;
 mod formats;
 mod load;
 mod maintenance;
@@ -12,10 +13,12 @@ mod model;
 mod sections;
 
 pub use formats::{ColumnType, Format as MessageFormat, Pattern, PromotedColumn, Redact, Registry, Route, Secret};
-pub use load::{Error, Problem, from_text, load, schema_json};
+pub use load::{Error, Problem, from_text, load, load_score, schema_json};
 pub use maintenance::Maintenance;
 pub use model::{
-    Algorithm, DpoPairs, DpoReference, Endpoint, Explore, Gate, Lora, Model, Optimize, Schedule, Score, SqlScore,
+    Algorithm, AnswerKind, AnswerScore, DpoPairs, DpoReference, Endpoint, Explore, FeedbackScore, Gate, GroundedScore,
+    JsonSchemaScore, JudgeScore, LengthScore, Lora, Model, Optimize, RefusalScore, RegexScore, RepetitionScore,
+    RewardModelScore, Schedule, Score, Share, Spent, SqlScore,
 };
 pub use sections::{Console, Format, Ingest, Kafka, Lake, Publish, Start, Telemetry, Window};
 

@@ -12,6 +12,7 @@ pub mod call_log;
 pub mod console;
 pub mod cycle;
 mod encoders;
+pub mod eval;
 pub mod forget;
 pub mod formats;
 pub mod gap;

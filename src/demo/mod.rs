@@ -5,6 +5,7 @@
 //! up, so it knows the right SQL of each, and can say how much better the tuned model is. Nothing else ever sees it.
 
 mod flow;
+pub mod passages;
 pub mod questions;
 mod setting;
 pub mod shop;

@@ -56,6 +56,34 @@ impl Verdict {
     }
 }
 
+/// A figure of champion and challenger.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Sides {
+    /// The version that serves now.
+    pub champion: f64,
+    /// The version that was just tuned.
+    pub challenger: f64,
+}
+
+/// Signs of a reward that was hacked instead of earned.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Guards {
+    /// Words an answer.
+    pub words: Sides,
+    /// The share of an answer's runs of four words that it has said before.
+    pub repetition: Sides,
+    /// The largest share of prompts that were given one and the same answer.
+    pub constant_share: Sides,
+    /// The challenger's distance from the original base in nats a token, where it was measured.
+    pub kl_to_base: Option<f64>,
+    /// The gain on the same answers by the scorers that training maximised, where the gate has others.
+    pub training_gain: Option<Interval>,
+    /// The training's mean reward at its first and last steps, where there was training.
+    pub training_reward: Option<(f64, f64)>,
+    /// What a person should look at, each as a sentence with its figures.
+    pub warnings: Vec<String>,
+}
+
 /// What the evaluation found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EvalReport {
@@ -77,6 +105,8 @@ pub struct EvalReport {
     pub accuracy_gain: Option<Interval>,
     /// The interval's confidence, such as 0.95.
     pub confidence: f64,
+    /// What is watched beside the gain.
+    pub guards: Guards,
     /// The gate's decision.
     pub verdict: Verdict,
 }

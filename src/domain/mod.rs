@@ -15,7 +15,7 @@ mod version;
 
 pub use candidate::{Candidate, Component, Finish};
 pub use cycle::{CycleEvent, CycleState, Trigger};
-pub use evaluation::{Answer, Comparison, EvalReport, Interval, Verdict};
+pub use evaluation::{Answer, Comparison, EvalReport, Guards, Interval, Sides, Verdict};
 pub use hash::PromptHash;
 pub use ids::{CycleId, IdError, LogName, ModelName, VersionNumber, VersionRef, WindowName};
 pub use message::{ChatMessage, canonical_json, push_canonical};

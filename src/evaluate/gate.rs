@@ -18,7 +18,31 @@ pub struct Condition {
 /// All conditions, in the order that they are shown in. The verdict is to promote if and only if all hold.
 #[must_use]
 pub fn conditions(report: &EvalReport, gate: &config::Gate) -> Vec<Condition> {
-    vec![enough_prompts(report, gate), enough_changes(report), sure_gain(report, gate)]
+    let always = [enough_prompts(report, gate), enough_changes(report), sure_gain(report, gate)];
+    always.into_iter().chain(like_before(report, gate)).chain(near_base(report, gate)).collect()
+}
+
+fn like_before(report: &EvalReport, gate: &config::Gate) -> Option<Condition> {
+    let most = gate.length_ratio_max?;
+    let words = report.guards.words;
+    let held = words.challenger <= words.champion * most && words.champion <= words.challenger * most;
+    let relation = if held { "within" } else { "not within" };
+    let text = format!(
+        "answers went from {:.1} to {:.1} words, {relation} a factor of {most}",
+        words.champion, words.challenger
+    );
+    Some(Condition { name: "length", held, text })
+}
+
+fn near_base(report: &EvalReport, gate: &config::Gate) -> Option<Condition> {
+    let most = gate.kl_to_base_max?;
+    let (held, measured) = match report.guards.kl_to_base {
+        Some(kl) => (kl <= most, format!("{kl:.3}")),
+        None => (false, "not measured".to_owned()),
+    };
+    let relation = if held { "at most" } else { "not at most" };
+    let text = format!("the distance from the base in nats a token, {measured}, is {relation} {most}");
+    Some(Condition { name: "kl_to_base", held, text })
 }
 
 fn enough_prompts(report: &EvalReport, gate: &config::Gate) -> Condition {

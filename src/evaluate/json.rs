@@ -2,7 +2,7 @@
 
 use super::gate::{Condition, conditions};
 use crate::config;
-use crate::domain::{EvalReport, Interval, Verdict};
+use crate::domain::{EvalReport, Guards, Interval, Sides, Verdict};
 use serde_json::{Map, Value, json};
 
 /// The report with the gate's conditions.
@@ -19,6 +19,7 @@ pub fn report_to_json(report: &EvalReport, gate: &config::Gate) -> Value {
         "reward_gain": interval(report.reward_gain),
         "promote": report.verdict.is_promote(),
         "conditions": conditions,
+        "guards": guards(&report.guards),
     });
     let object = fields.as_object_mut().expect("the literal above is an object");
     put(object, "champion_accuracy", report.champion_accuracy.map(Value::from));
@@ -48,6 +49,7 @@ pub fn report_from_json(value: &Value) -> Option<EvalReport> {
         challenger_accuracy: number("challenger_accuracy"),
         accuracy_gain: value.get("accuracy_gain").and_then(read_interval),
         confidence: number("confidence")?,
+        guards: value.get("guards").map(read_guards).unwrap_or_default(),
         verdict,
     })
 }
@@ -65,4 +67,36 @@ fn interval(interval: Interval) -> Value {
 fn read_interval(value: &Value) -> Option<Interval> {
     let number = |name: &str| value.get(name)?.as_f64();
     Some(Interval { mean: number("mean")?, low: number("low")?, high: number("high")? })
+}
+
+fn guards(guards: &Guards) -> Value {
+    let sides = |s: Sides| json!({"champion": s.champion, "challenger": s.challenger});
+    json!({
+        "words": sides(guards.words),
+        "repetition": sides(guards.repetition),
+        "constant_share": sides(guards.constant_share),
+        "kl_to_base": guards.kl_to_base,
+        "training_gain": guards.training_gain.map(interval),
+        "training_reward": guards.training_reward.map(|(first, last)| json!([first, last])),
+        "warnings": guards.warnings,
+    })
+}
+
+/// What older reports lack is taken as not measured.
+fn read_guards(value: &Value) -> Guards {
+    let sides = |name: &str| {
+        let side = |which: &str| value[name][which].as_f64().unwrap_or_default();
+        Sides { champion: side("champion"), challenger: side("challenger") }
+    };
+    let ends = &value["training_reward"];
+    let texts = value["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    Guards {
+        words: sides("words"),
+        repetition: sides("repetition"),
+        constant_share: sides("constant_share"),
+        kl_to_base: value["kl_to_base"].as_f64(),
+        training_gain: value.get("training_gain").and_then(read_interval),
+        training_reward: ends[0].as_f64().zip(ends[1].as_f64()),
+        warnings: texts.map(str::to_owned).collect(),
+    }
 }

@@ -2,18 +2,21 @@
 //!
 //! [`evaluate`] is a pure function of the paired answers, the gate's configuration and a seed. The challenger is promoted
 //! only if the lower end of a paired bootstrap interval of its gain is above `gain_min`, on enough prompts: a gain that
-//! chance explains is no gain. The reward here is the gate's own scorer's, never the one that training maximised.
+//! chance explains is no gain. The reward here is the gate's own scorers', where `gate.score` names some, and never weighs
+//! agreement among samples; what the training maximised is shown beside it, with other signs of a hacked reward.
 //!
 //! It never generates an answer and never stores one: both come in, and everything goes out as a value.
 
 mod bootstrap;
 mod gate;
+mod guards;
 mod json;
 mod normal;
 pub mod page;
 
 pub use bootstrap::paired_interval;
 pub use gate::{Condition, conditions};
+pub use guards::Watched;
 pub use json::{report_from_json, report_to_json};
 
 use crate::config;
@@ -24,19 +27,27 @@ use crate::domain::{Answer, Comparison, EvalReport, Interval, Verdict};
 /// The same comparisons, gate and seed give the same report.
 #[must_use]
 pub fn evaluate(comparisons: &[Comparison], gate: &config::Gate, seed: u64) -> EvalReport {
+    evaluate_watched(comparisons, &Watched::default(), gate, seed)
+}
+
+/// As [`evaluate`], with what else is known of the training.
+#[must_use]
+pub fn evaluate_watched(comparisons: &[Comparison], watched: &Watched, gate: &config::Gate, seed: u64) -> EvalReport {
     let gains: Vec<f64> = comparisons.iter().map(|c| c.challenger.reward - c.champion.reward).collect();
     let interval = |gains: &[f64]| paired_interval(gains, gate.resamples, gate.confidence, seed);
     let truth = accuracy_pairs(comparisons);
+    let reward_gain = interval(&gains);
     let mut report = EvalReport {
         prompts: comparisons.len(),
         changed: gains.iter().filter(|gain| **gain != 0.0).count(),
         champion_reward: mean(comparisons.iter().map(|c| c.champion.reward)),
         challenger_reward: mean(comparisons.iter().map(|c| c.challenger.reward)),
-        reward_gain: interval(&gains),
+        reward_gain,
         champion_accuracy: truth.as_ref().map(|pairs| mean(pairs.iter().map(|p| p.0))),
         challenger_accuracy: truth.as_ref().map(|pairs| mean(pairs.iter().map(|p| p.1))),
         accuracy_gain: truth.as_ref().map(|pairs| interval(&pairs.iter().map(|p| p.1 - p.0).collect::<Vec<_>>())),
         confidence: gate.confidence,
+        guards: guards::guards(comparisons, watched, gate, reward_gain, seed),
         verdict: Verdict::Promote,
     };
     let failed: Vec<String> = conditions(&report, gate).into_iter().filter(|c| !c.held).map(|c| c.text).collect();

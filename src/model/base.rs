@@ -142,13 +142,13 @@ fn gguf_file(path: &Path) -> Option<PathBuf> {
     files.next().filter(|_| files.next().is_none())
 }
 
-fn read_config(folder: &Path) -> Result<ModelConfig> {
+pub(super) fn read_config(folder: &Path) -> Result<ModelConfig> {
     let path = folder.join("config.json");
     let text = fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
     ModelConfig::parse(&text, &path)
 }
 
-fn read_tokenizer(folder: &Path) -> Result<Tokenizer> {
+pub(super) fn read_tokenizer(folder: &Path) -> Result<Tokenizer> {
     let path = folder.join(TOKENIZER);
     if !path.is_file() {
         return Err(Error::MissingTokenizer { folder: folder.to_owned() });
@@ -156,7 +156,7 @@ fn read_tokenizer(folder: &Path) -> Result<Tokenizer> {
     Tokenizer::from_file(&path).map_err(|e| Error::Tokenizer { path, reason: e.to_string() })
 }
 
-fn read_template(folder: &Path, settings: &Value) -> Result<Option<ChatTemplate>> {
+pub(super) fn read_template(folder: &Path, settings: &Value) -> Result<Option<ChatTemplate>> {
     let written = read_text(&folder.join(CHAT_TEMPLATE))?;
     let source = written.or_else(|| settings.get("chat_template").and_then(template_source));
     let token = |name| settings.get(name).and_then(token_text);
@@ -194,7 +194,7 @@ fn stop_tokens(folder: &Path, config: &ModelConfig) -> Result<Vec<u32>> {
 }
 
 /// A JSON file, where it exists.
-fn read_json(path: &Path) -> Result<Option<Value>> {
+pub(super) fn read_json(path: &Path) -> Result<Option<Value>> {
     let json = |source| Error::Json { path: path.to_owned(), source };
     read_text(path)?.map(|text| serde_json::from_str(&text).map_err(json)).transpose()
 }

@@ -57,12 +57,24 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::ChatTemplate`] where the template refuses the messages.
     pub fn render(&self, messages: &[ChatMessage]) -> Result<String> {
+        self.render_with(messages, true)
+    }
+
+    /// The text of a whole conversation, the assistant's last turn included.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_whole(&self, messages: &[ChatMessage]) -> Result<String> {
+        self.render_with(messages, false)
+    }
+
+    fn render_with(&self, messages: &[ChatMessage], generates: bool) -> Result<String> {
         let refused = |source| Error::ChatTemplate { folder: self.folder.clone(), source };
         let template = self.environment.get_template(NAME).map_err(refused)?;
         let pair = |m: &ChatMessage| context! { role => m.role.as_str(), content => m.content.as_str() };
         let values = context! {
             messages => messages.iter().map(pair).collect::<Vec<Value>>(),
-            add_generation_prompt => true,
+            add_generation_prompt => generates,
             bos_token => self.bos_token.as_deref(),
             eos_token => self.eos_token.as_deref(),
         };

@@ -177,6 +177,16 @@ impl Decoder {
         Ok(rows.collect::<candle_core::Result<_>>()?)
     }
 
+    /// The normed residual stream of each sequence's last token, `[sequences, hidden]`: what a classifier's head sees.
+    pub(super) fn last_hidden(&self, sequences: &[Vec<u32>]) -> Result<Tensor> {
+        let group = |ids: &Vec<u32>| super::batch::PromptGroup { prompt: ids.clone(), completions: Vec::new() };
+        let batch = self.pack(&sequences.iter().map(group).collect::<Vec<_>>())?;
+        let normed = self.run_batch(&batch, None)?.normed;
+        let last = batch.spans.iter().map(|span| u32::try_from(span.queries.end - 1).unwrap_or(u32::MAX));
+        let last = Tensor::new(last.collect::<Vec<u32>>(), self.device())?;
+        Ok(normed.index_select(&last, 0)?)
+    }
+
     pub(super) fn pack(&self, groups: &[super::batch::PromptGroup]) -> Result<Batch> {
         Batch::pack(groups, self.config.vocab_size, self.config.max_position_embeddings)
     }

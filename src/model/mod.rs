@@ -13,6 +13,7 @@
 mod base;
 mod batch;
 mod chat;
+mod classifier;
 mod config;
 mod decoder;
 mod error;
@@ -30,6 +31,7 @@ mod weights;
 pub use base::Model;
 pub use batch::PromptGroup;
 pub use chat::{ChatMessage, ChatTemplate};
+pub use classifier::Classifier;
 pub use config::{
     Activation, LayerConfig, Llama3Rope, ModelConfig, Options, Rope, RopeScaling, Rotary, SUPPORTED_MODEL_TYPES,
 };

@@ -46,11 +46,7 @@ impl Weights {
     /// # Errors
     /// A missing or damaged file, a missing tensor, a wrong shape or type: each names the file and the tensor.
     pub fn read(folder: &Path, config: &ModelConfig, device: &Device) -> Result<Self> {
-        let mut tensors = Tensors::new();
-        for path in weight_files(folder)? {
-            tensors.extend(read_safetensors(&path, device)?);
-        }
-        Self::new(tensors, config, folder)
+        Self::new(read_folder(folder, device)?, config, folder)
     }
 
     /// Takes tensors as a model's weights; `source` is named in errors.
@@ -200,6 +196,15 @@ fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {
         Dtype::BF16 => Some(pairs().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect()),
         _ => None,
     }
+}
+
+/// All tensors of a folder's weight files.
+pub(super) fn read_folder(folder: &Path, device: &Device) -> Result<Tensors> {
+    let mut tensors = Tensors::new();
+    for path in weight_files(folder)? {
+        tensors.extend(read_safetensors(&path, device)?);
+    }
+    Ok(tensors)
 }
 
 /// The files that hold the weights, in the order of their names.

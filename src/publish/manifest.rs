@@ -29,6 +29,9 @@ pub struct Manifest {
     pub settings: Value,
     /// The evaluation, as the report has it.
     pub evaluation: Value,
+    /// What the fit of the reward to users' feedback found, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Value>,
     /// The Pelton that made it.
     pub pelton: String,
     /// SHA-256 of each file of the folder, by name.

@@ -37,11 +37,20 @@ impl<'a> Watch<'a> {
         Self { progress, cancelled }
     }
 
-    fn report(&self, progress: Progress) {
+    /// The same flag with another reporter.
+    #[must_use]
+    pub fn with(&self, progress: &'a (dyn Fn(Progress) + Sync)) -> Self {
+        Self { progress, ..*self }
+    }
+
+    /// Tells how far a step is.
+    pub fn report(&self, progress: Progress) {
         (self.progress)(progress);
     }
 
-    fn is_cancelled(&self) -> bool {
+    /// Whether the step is to end early.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
 }

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 fn gate() -> Gate {
-    Gate { confidence: 0.95, resamples: 2000, gain_min: 0.0, prompts_min: 30 }
+    Gate { resamples: 2000, ..Gate::default() }
 }
 
 fn answer(text: &str, reward: f64, correct: Option<bool>) -> Answer {

@@ -144,6 +144,7 @@ async fn learn(lake: &Lake) -> VersionRef {
         config_hash: "c".to_owned(),
         settings: serde_json::Value::Null,
         evaluation: serde_json::Value::Null,
+        calibration: None,
         pelton: "0".to_owned(),
         files: std::collections::BTreeMap::new(),
     };

@@ -8,6 +8,7 @@ mod console;
 mod crashes;
 mod cycle;
 mod demo;
+mod eval;
 mod evaluate;
 mod evolution;
 mod faults;

@@ -47,6 +47,7 @@ fn manifest(version: &VersionRef) -> Manifest {
         config_hash: "cd".repeat(32),
         settings: json!({}),
         evaluation: json!({"prompts": 40}),
+        calibration: None,
         pelton: "0.1.0".to_owned(),
         files: BTreeMap::new(),
     }

@@ -1,5 +1,6 @@
 //! When a version is promoted: the section `[models.NAME.gate]`.
 
+use super::Score;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,10 +20,29 @@ pub struct Gate {
     /// Fewer holdout prompts than this prove nothing. Default: 30.
     #[schemars(range(min = 2))]
     pub prompts_min: usize,
+    /// Scorers that the training does not see, for the comparison that decides: a reward that was maximised is no proof.
+    /// Default: none, the training's own, without agreement among samples.
+    pub score: Option<Score>,
+    /// The factor by which answers may become longer or shorter, in words. Default: none, no condition; a factor above 1.5 is
+    /// warned of in the report all the same.
+    #[schemars(range(min = 1.0))]
+    pub length_ratio_max: Option<f64>,
+    /// How far the version may be from the original base, in nats a token (KL divergence over its own samples). Default: none,
+    /// no condition; more than 1 is warned of in the report all the same.
+    #[schemars(range(min = 0.0))]
+    pub kl_to_base_max: Option<f64>,
 }
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { confidence: 0.95, resamples: 10_000, gain_min: 0.0, prompts_min: 30 }
+        Self {
+            confidence: 0.95,
+            resamples: 10_000,
+            gain_min: 0.0,
+            prompts_min: 30,
+            score: None,
+            length_ratio_max: None,
+            kl_to_base_max: None,
+        }
     }
 }

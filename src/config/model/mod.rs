@@ -10,7 +10,10 @@ pub use endpoint::Endpoint;
 pub use explore::Explore;
 pub use gate::Gate;
 pub use optimize::{Algorithm, DpoPairs, DpoReference, Optimize};
-pub use score::{Score, SqlScore};
+pub use score::{
+    AnswerKind, AnswerScore, FeedbackScore, GroundedScore, JsonSchemaScore, JudgeScore, LengthScore, RefusalScore,
+    RegexScore, RepetitionScore, RewardModelScore, Score, Share, Spent, SqlScore,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -6,6 +6,7 @@
 //! durable is taken as it is, what is not is computed again from the same seed and comes out the same.
 
 mod release;
+mod scorers;
 mod steps;
 mod workspace;
 
@@ -17,7 +18,6 @@ use crate::domain::{
 use crate::lake::Lake;
 use crate::model::{Lora, Model};
 use crate::runtime::{Shutdown, derive_seed, now};
-use crate::tao::score::{Limits, Scorer};
 use crate::telemetry::Event;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -179,7 +179,7 @@ struct Turn<'a> {
     window_name: &'a WindowName,
     window: &'a Window,
     base: Model,
-    scorer: Scorer,
+    scorers: scorers::Scorers,
     champion: Option<(VersionRef, Lora)>,
     seed: u64,
     cancelled: AtomicBool,
@@ -209,22 +209,12 @@ async fn prepare<'a>(job: &'a Job<'a>) -> Result<Turn<'a>> {
     let folder = job.config.resolve(&settings.base);
     let base = tokio::task::block_in_place(|| Model::load(&folder, &candle_core::Device::Cpu))
         .with_context(|| format!("models.{}.base", job.model))?;
-    let sql = settings.score.sql.as_ref().context("the model has no scorer")?;
-    let limits = Limits {
-        time: Duration::from_millis(sql.query_ms_max),
-        memory_bytes_max: sql.memory_bytes_max,
-        rows_max: sql.rows_max,
-        ..Limits::default()
-    };
-    let database = job.config.resolve(&sql.database);
-    let scorer = tokio::task::block_in_place(|| Scorer::open(&database, limits))
-        .with_context(|| format!("models.{}.score.sql.database", job.model))?
-        .with_agreement_weight(sql.agreement_weight);
     let champion = release::champion(job, &base).await?;
     let turns = job.lake.versions(job.model).await?.iter().map(|v| v.reference.number).max();
     let seed = derive_seed(settings.seed, "cycle", &[u64::from(turns.map_or(0, VersionNumber::get))]);
+    let scorers = scorers::open(job, settings, seed).await?;
     let cancelled = AtomicBool::new(false);
-    Ok(Turn { job, settings, window_name, window, base, scorer, champion, seed, cancelled })
+    Ok(Turn { job, settings, window_name, window, base, scorers, champion, seed, cancelled })
 }
 
 async fn all_steps(turn: &Turn<'_>, log: &mut StateLog<'_>) -> Result<Outcome> {
@@ -239,8 +229,11 @@ async fn all_steps(turn: &Turn<'_>, log: &mut StateLog<'_>) -> Result<Outcome> {
     log.until = Some(set.until);
     let (tuned, candidates) = tune(turn, log, &set).await?;
     log.enter(CycleState::Evaluate, tuned.figures()).await?;
-    let comparisons = steps::compare(turn, &set, &tuned.adapter)?;
-    let report = crate::evaluate::evaluate(&comparisons, &turn.settings.gate, derive_seed(turn.seed, "gate", &[]));
+    let compared = steps::compare(turn, &set, &tuned.adapter)?;
+    let watched = tuned.watched(&compared);
+    let seed = derive_seed(turn.seed, "gate", &[]);
+    let comparisons = compared.comparisons;
+    let report = crate::evaluate::evaluate_watched(&comparisons, &watched, &turn.settings.gate, seed);
     log.enter(CycleState::Register, crate::evaluate::report_to_json(&report, &turn.settings.gate)).await?;
     let released = release::register(turn, &set, &tuned, &comparisons, &report).await?;
     log.version = Some(released.version.number);

@@ -140,6 +140,7 @@ fn manifest(turn: &Turn<'_>, set: &TrainingSet, report: &EvalReport, version: &V
         config_hash: turn.job.config.hash.clone(),
         settings: serde_json::to_value(turn.settings).unwrap_or_default(),
         evaluation: evaluate::report_to_json(report, &turn.settings.gate),
+        calibration: turn.scorers.calibration.as_ref().and_then(|c| serde_json::to_value(c).ok()),
         pelton: env!("CARGO_PKG_VERSION").to_owned(),
         files: BTreeMap::new(),
     }
@@ -162,6 +163,10 @@ fn report_page(
         ("SQL", set.sql.clone()),
         ("Seed", turn.seed.to_string()),
         ("Configuration", format!("SHA-256 {:.12}…", turn.job.config.hash)),
+        (
+            "Calibration",
+            turn.scorers.calibration.as_ref().map_or_else(|| "not asked for".to_owned(), ToString::to_string),
+        ),
     ];
     page::render(&page::Page {
         version: &version.to_string(),

@@ -2,15 +2,22 @@
 
 use super::{Progress, Turn};
 use crate::domain::{Answer, Candidate, ChatMessage, Comparison, Prompt, PromptHash, Timestamp, TrainingSet};
+use crate::evaluate::Watched;
 use crate::lake::TableName;
-use crate::model::Lora;
+use crate::model::{Lora, PromptGroup};
 use crate::runtime::{derive_seed, now};
+use crate::tao::score::{Case, Composition};
 use crate::tao::{self, Watch, explore::Explored};
 use crate::{daemon::schedule::Past, window};
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use tokio::task::block_in_place;
+
+/// Holdout prompts, each sampled twice, that the distance from the base is measured on.
+const KL_PROMPTS: usize = 16;
+/// Samples that go through the base together.
+const KL_ROWS: usize = 8;
 
 /// The adapter of one round and how it came about.
 pub(super) struct Tuned {
@@ -28,6 +35,16 @@ impl Tuned {
             step["step"] = json!(step["step"].as_u64().unwrap_or_default() + before.curve.len() as u64);
         }
         self.curve = before.curve.iter().cloned().chain(std::mem::take(&mut self.curve)).collect();
+    }
+
+    /// What the gate watches beside the gain.
+    pub(super) fn watched(&self, compared: &Compared) -> Watched {
+        let rewards = self.curve.iter().filter_map(|step| step["reward_mean"].as_f64());
+        Watched {
+            training: compared.training.clone(),
+            training_curve: rewards.collect(),
+            kl_to_base: Some(compared.kl),
+        }
     }
 
     pub(super) fn figures(&self) -> Value {
@@ -77,12 +94,18 @@ pub(super) fn explore(turn: &Turn<'_>, set: &TrainingSet, round: u32, start: Opt
 pub(super) fn score(turn: &Turn<'_>, set: &TrainingSet, explored: &mut Explored) -> Result<Value> {
     let messages: HashMap<PromptHash, Vec<ChatMessage>> =
         set.train.iter().map(|p| (p.hash, p.messages.clone())).collect();
-    let summary = block_in_place(|| turn.scorer.score(&messages, &mut explored.candidates))?;
+    let report = |p: tao::Progress| (turn.job.watch)(Progress { step: "score", done: p.done, total: p.total });
+    let watch = Watch::new(&report, &turn.cancelled);
+    let summary = block_in_place(|| turn.scorers.training.score(&messages, &mut explored.candidates, &watch))?;
     Ok(json!({
         "candidates": summary.candidates,
         "reward_mean": summary.reward_mean,
-        "executed_share": summary.executed_share,
+        "executed_share": summary.means.get("executes"),
         "constant_share": summary.constant_share,
+        "without_verdict": summary.without_verdict,
+        "means": summary.means,
+        "spent": summary.spent,
+        "calibration": turn.scorers.calibration,
         "truncated": explored.truncated,
         "prompts_too_long": explored.too_long.len(),
     }))
@@ -105,34 +128,107 @@ pub(super) fn optimize(turn: &Turn<'_>, explored: &Explored, round: u32, start: 
     Ok(Tuned { round, adapter: trained.adapter, curve: trained.steps.iter().map(record).collect() })
 }
 
-/// Champion and challenger answer the holdout, greedily; the gate's scorer judges both.
-pub(super) fn compare(turn: &Turn<'_>, set: &TrainingSet, challenger: &Lora) -> Result<Vec<Comparison>> {
+/// Both sides' answers to the holdout, judged.
+pub(super) struct Compared {
+    /// By the gate's scorers; prompts about which they have no verdict are left out.
+    pub(super) comparisons: Vec<Comparison>,
+    /// The same answers by the training's scorers, where the gate has others.
+    pub(super) training: Option<Vec<(f64, f64)>>,
+    /// The challenger's distance from the base, nats a token.
+    pub(super) kl: f64,
+}
+
+/// Champion and challenger answer the holdout, greedily; the gate's scorers judge both.
+pub(super) fn compare(turn: &Turn<'_>, set: &TrainingSet, challenger: &Lora) -> Result<Compared> {
     let champion = turn.champion.as_ref().map(|(_, adapter)| adapter);
     let prompts = &set.holdout;
     (turn.job.watch)(Progress { step: "evaluate", done: 0, total: 2 * prompts.len() });
-    let before = answers(turn, prompts, champion)?;
+    let before = texts(turn, prompts, champion)?;
     (turn.job.watch)(Progress { step: "evaluate", done: prompts.len(), total: 2 * prompts.len() });
-    let after = answers(turn, prompts, Some(challenger))?;
+    let after = texts(turn, prompts, Some(challenger))?;
     (turn.job.watch)(Progress { step: "evaluate", done: 2 * prompts.len(), total: 2 * prompts.len() });
-    let pair = |(prompt, (champion, challenger)): (&Prompt, (Answer, Answer))| {
-        let question = prompt.messages.iter().rev().find(|m| m.role == "user").map(|m| m.content.clone());
-        Comparison { prompt: prompt.hash, question: question.unwrap_or_default(), champion, challenger }
+    let scorers = &turn.scorers;
+    let gate = scorers.held_out.as_ref().unwrap_or(&scorers.training);
+    let judged = both(turn, gate, prompts, &before, &after)?;
+    let training = match scorers.held_out {
+        Some(_) => Some(both(turn, &scorers.training, prompts, &before, &after)?),
+        None => None,
     };
-    Ok(prompts.iter().zip(before.into_iter().zip(after)).map(pair).collect())
+    let correct = [correct(turn, prompts, &before), correct(turn, prompts, &after)];
+    let answer = |side: usize, i: usize, reward: f64| {
+        let (text, tokens) = if side == 0 { &before[i] } else { &after[i] };
+        Answer { text: text.clone(), reward, correct: correct[side][i], tokens: *tokens }
+    };
+    let mut compared = Compared { comparisons: Vec::new(), training: None, kl: kl_to_base(turn, prompts, challenger)? };
+    for (i, prompt) in prompts.iter().enumerate() {
+        let (Some(champion), Some(challenger)) = judged[i] else { continue };
+        let question = prompt.messages.iter().rev().find(|m| m.role == "user").map(|m| m.content.clone());
+        let (champion, challenger) = (answer(0, i, champion), answer(1, i, challenger));
+        let question = question.unwrap_or_default();
+        compared.comparisons.push(Comparison { prompt: prompt.hash, question, champion, challenger });
+        if let Some((Some(before), Some(after))) = training.as_ref().map(|t| t[i]) {
+            compared.training.get_or_insert_default().push((before, after));
+        }
+    }
+    Ok(compared)
 }
 
-fn answers(turn: &Turn<'_>, prompts: &[Prompt], adapter: Option<&Lora>) -> Result<Vec<Answer>> {
+fn texts(turn: &Turn<'_>, prompts: &[Prompt], adapter: Option<&Lora>) -> Result<Vec<(String, u32)>> {
     let conversations: Vec<_> = prompts.iter().map(|p| p.messages.clone()).collect();
-    let texts =
-        block_in_place(|| tao::explore::answer_greedily(&turn.base, adapter, &conversations, &turn.settings.explore))?;
-    let pairs: Vec<(&[ChatMessage], &str)> =
-        prompts.iter().zip(&texts).map(|(p, (text, _))| (p.messages.as_slice(), text.as_str())).collect();
-    let rewards = block_in_place(|| turn.scorer.judge(&pairs));
-    let known: Vec<(&Prompt, &str)> = prompts.iter().zip(&texts).map(|(p, (text, _))| (p, text.as_str())).collect();
-    let correct = match turn.job.truth {
+    let answers =
+        block_in_place(|| tao::explore::answer_greedily(&turn.base, adapter, &conversations, &turn.settings.explore));
+    Ok(answers?)
+}
+
+/// The rewards of both sides' answers, prompt by prompt.
+fn both(
+    turn: &Turn<'_>,
+    scorers: &Composition,
+    prompts: &[Prompt],
+    before: &[(String, u32)],
+    after: &[(String, u32)],
+) -> Result<Vec<(Option<f64>, Option<f64>)>> {
+    let report = |p: tao::Progress| (turn.job.watch)(Progress { step: "judge", done: p.done, total: p.total });
+    let watch = Watch::new(&report, &turn.cancelled);
+    let side = |texts: &[(String, u32)]| -> Result<Vec<Option<f64>>> {
+        let cases: Vec<Case<'_>> =
+            prompts.iter().zip(texts).map(|(p, (text, _))| Case::new(&p.messages, text)).collect();
+        Ok(block_in_place(|| scorers.judge(&cases, &watch))?.into_iter().map(|v| v.reward).collect())
+    };
+    Ok(side(before)?.into_iter().zip(side(after)?).collect())
+}
+
+fn correct(turn: &Turn<'_>, prompts: &[Prompt], texts: &[(String, u32)]) -> Vec<Option<bool>> {
+    let known: Vec<(&Prompt, &str)> = prompts.iter().zip(texts).map(|(p, (text, _))| (p, text.as_str())).collect();
+    match turn.job.truth {
         Some(truth) => block_in_place(|| truth.correct(&known)),
         None => vec![None; known.len()],
+    }
+}
+
+/// How far the challenger has moved from the base, not only from the last champion: KL(challenger ‖ base) in nats a token over
+/// samples that it draws itself, by the estimator `ρ − 1 − ln ρ`, which is never negative (Schulman's k3).
+fn kl_to_base(turn: &Turn<'_>, prompts: &[Prompt], challenger: &Lora) -> Result<f64> {
+    let options = crate::config::Explore { samples: 2, temperatures: vec![1.0], ..turn.settings.explore.clone() };
+    let seed = derive_seed(turn.seed, "kl", &[]);
+    let quiet = |_: tao::Progress| {};
+    let watch = Watch::new(&quiet, &turn.cancelled);
+    let some = &prompts[..prompts.len().min(KL_PROMPTS)];
+    let drawn = block_in_place(|| tao::explore::explore(&turn.base, Some(challenger), some, &options, seed, &watch))?;
+    let group = |c: &Candidate| PromptGroup {
+        prompt: drawn.prompt_tokens[&c.prompt].clone(),
+        completions: vec![c.tokens.clone()],
     };
-    let answer = |((text, tokens), (reward, correct))| Answer { text, reward, correct, tokens };
-    Ok(texts.into_iter().zip(rewards.into_iter().zip(correct)).map(answer).collect())
+    let (mut sum, mut tokens) = (0.0, 0usize);
+    for some in drawn.candidates.chunks(KL_ROWS) {
+        let groups: Vec<PromptGroup> = some.iter().map(group).collect();
+        let base = block_in_place(|| turn.base.decoder().logprobs(&groups, 1.0))?;
+        for (ours, theirs) in some.iter().map(|c| &c.logprobs).zip(&base) {
+            let log_ratios = theirs.iter().zip(ours).map(|(base, ours)| f64::from(base - ours));
+            sum += log_ratios.map(|l| l.exp() - 1.0 - l).sum::<f64>();
+            tokens += theirs.len();
+        }
+    }
+    #[expect(clippy::cast_precision_loss, reason = "tokens are counted in thousands")]
+    Ok(sum / tokens.max(1) as f64)
 }

@@ -48,8 +48,16 @@ pub struct Page<'a> {
 /// The page as HTML.
 #[must_use]
 pub fn render(page: &Page<'_>) -> String {
-    let sections =
-        [headline(page), verdict(page), scores(page), distributions(page), curves(page), examples(page), lineage(page)];
+    let sections = [
+        headline(page),
+        verdict(page),
+        warnings(page),
+        scores(page),
+        distributions(page),
+        curves(page),
+        examples(page),
+        lineage(page),
+    ];
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -95,6 +103,15 @@ fn verdict(page: &Page<'_>) -> String {
     format!("<section><h2>The gate</h2><ul class=\"conditions\">{}</ul></section>", items.concat())
 }
 
+fn warnings(page: &Page<'_>) -> String {
+    let item = |text: &String| format!("<li><span class=\"mark bad\">!</span>{}</li>", escape(text));
+    let items: Vec<String> = page.report.guards.warnings.iter().map(item).collect();
+    if items.is_empty() {
+        return String::new();
+    }
+    format!("<section><h2>To look at</h2><ul class=\"conditions\">{}</ul></section>", items.concat())
+}
+
 fn scores(page: &Page<'_>) -> String {
     let report = page.report;
     let row = |name: &str, champion: String, challenger: String, gain: String| {
@@ -112,9 +129,23 @@ fn scores(page: &Page<'_>) -> String {
         let percent = |share: f64| format!("{:.1} %", share * 100.0);
         rows += &row("Accuracy, where the truth is known", percent(champion), percent(challenger), interval_text(gain));
     }
+    if let Some(gain) = report.guards.training_gain {
+        rows += &row("Mean reward by the training's scorers", "–".to_owned(), "–".to_owned(), interval_text(gain));
+    }
     let tokens = |side: fn(&Comparison) -> &Answer| mean_tokens(page.comparisons.iter().map(side));
     let (before, after) = (tokens(|c| &c.champion), tokens(|c| &c.challenger));
     rows += &row("Tokens an answer", format!("{before:.1}"), format!("{after:.1}"), format!("{:+.1}", after - before));
+    let shares = [
+        ("Share of prompts given one answer", report.guards.constant_share),
+        ("Share of an answer that repeats itself", report.guards.repetition),
+    ];
+    for (name, sides) in shares {
+        let change = format!("{:+.3}", sides.challenger - sides.champion);
+        rows += &row(name, format!("{:.3}", sides.champion), format!("{:.3}", sides.challenger), change);
+    }
+    if let Some(kl) = report.guards.kl_to_base {
+        rows += &row("KL to the base, nats a token", "–".to_owned(), format!("{kl:.3}"), "–".to_owned());
+    }
     format!(
         "<section><h2>Before and after</h2><div class=\"scroll\"><table><thead><tr><td></td><th scope=\"col\">{}</th>\
          <th scope=\"col\">{}</th><th scope=\"col\">Gain</th></tr></thead><tbody>{rows}</tbody></table></div></section>",

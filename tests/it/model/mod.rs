@@ -1,5 +1,6 @@
 //! Promises of `model`: parity with Hugging Face and candle-transformers, gradients, sampling, folders, the optimiser.
 
+mod classifier;
 mod folders;
 mod generation;
 mod gguf;

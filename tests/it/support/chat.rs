@@ -21,6 +21,8 @@ pub enum Act {
     Body(String),
     /// A status with a `Retry-After` where one is given.
     Status(u16, Option<&'static str>),
+    /// A status with a body.
+    StatusBody(u16, &'static str),
     /// Nothing, ever.
     Silence,
     /// A connection that breaks in the middle of the answer.
@@ -83,6 +85,7 @@ async fn chat(State(stage): State<Arc<Mutex<Stage>>>, headers: HeaderMap, Json(r
                 None => (status, body).into_response(),
             }
         }
+        Act::StatusBody(status, body) => (StatusCode::from_u16(status).unwrap(), body).into_response(),
         Act::Silence => std::future::pending().await,
         Act::Break => {
             let parts = [Ok(Bytes::from_static(b"{\"choices\":")), Err(std::io::Error::other("gone"))];

@@ -25,7 +25,7 @@ const ALL: [Algorithm; 7] = [
 const WORDS: [&str; 12] = ["<unk>", "<s>", "</s>", "<u>", "<a>", "red", "blue", "green", "one", "two", "three", "four"];
 
 /// A folder with a random model that knows a dozen words.
-fn model(folder: &Path) -> Model {
+pub(super) fn model(folder: &Path) -> Model {
     let config = ModelConfig {
         model_type: "llama".to_owned(),
         hidden_size: 32,

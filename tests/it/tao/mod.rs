@@ -1,10 +1,13 @@
 //! The TAO engine's promises: no hack pays, no SQL harms, losses as on paper, the same seed the same adapter.
 
+mod calibration;
 mod endpoint;
 mod executor;
+mod judge;
 mod learning;
 mod losses;
 mod reward;
+mod scorers;
 mod shop;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};

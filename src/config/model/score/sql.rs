@@ -1,15 +1,7 @@
-//! How responses are scored: the section `[models.NAME.score]`.
+//! Scoring SQL by running it: the section `[models.NAME.score.sql]`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-/// How responses are scored. At least one scorer must be given.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Score {
-    /// The response is SQL: run it and look at what it returns.
-    pub sql: Option<SqlScore>,
-}
 
 /// SQL responses, scored without labels by running them in isolation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,6 +26,10 @@ pub struct SqlScore {
     #[serde(default = "SqlScore::default_agreement_weight")]
     #[schemars(range(min = 0.0, max = 0.9))]
     pub agreement_weight: f64,
+    /// Its weight among other scorers; alone it is the reward. Default: 1.
+    #[serde(default = "SqlScore::default_weight")]
+    #[schemars(range(min = 0.0))]
+    pub weight: f64,
 }
 
 impl SqlScore {
@@ -48,5 +44,8 @@ impl SqlScore {
     }
     fn default_agreement_weight() -> f64 {
         0.4
+    }
+    fn default_weight() -> f64 {
+        1.0
     }
 }
