@@ -5,8 +5,10 @@
 //! before it gets its name and the folder after it, in the order that makes a name imply its content. Reads and deletes are
 //! object_store's own.
 //!
-//! A table's log is listed from a version on at each commit. object_store walks the whole folder for that and makes a path
-//! of each name; a day at one commit a second is 86,400 of them. Here names are compared before anything is made of them.
+//! A table's log is listed from a version on several times a commit. object_store reads the whole folder for that, and so
+//! would any listing: a day at one commit a second is 86,400 names, and a commit would cost more with each. Log entries have
+//! no gaps, so here the names that may come next are asked for one by one. Where that cannot tell (the version itself was
+//! cleaned up, or very many came since), the folder is read.
 
 use crate::runtime::{Failpoint, failpoint};
 use async_trait::async_trait;
@@ -97,8 +99,61 @@ fn put(path: &DiskPath, payload: &PutPayload, mode: &PutMode) -> io::Result<()> 
     named.and_then(|()| sync_folder_of(path))
 }
 
+/// Versions that are asked for by name before the folder is read instead.
+const PROBES_MAX: u64 = 512;
+
+/// The log's files from the version on that `after` names, if asking by name can tell: the entries, which have no gaps, and
+/// the checkpoints beside them.
+fn probe(path: &DiskPath, folder: &Path, after: &str) -> io::Result<Option<Vec<ObjectMeta>>> {
+    let version = (after.len() == 20).then(|| after.parse::<u64>().ok()).flatten();
+    let Some(first) = version else { return Ok(None) };
+    let mut found = Vec::new();
+    for version in first..first.saturating_add(PROBES_MAX) {
+        let entry = format!("{version:020}.json");
+        let Some(metadata) = existing(&path.join(&entry))? else {
+            // Nothing is the next entry, or a clean-up took it from a reader that slept: then a checkpoint is past it.
+            let before = first.checked_sub(1).map(|before| path.join(format!("{before:020}.json")));
+            let is_known = version > first || before.map_or(Ok(None), |before| existing(&before))?.is_some();
+            return Ok((is_known && last_checkpoint(path)?.is_none_or(|last| last < version)).then_some(found));
+        };
+        found.push(object(folder, &entry, &metadata)?);
+        let checkpoint = format!("{version:020}.checkpoint.parquet");
+        if let Some(metadata) = existing(&path.join(&checkpoint))? {
+            found.push(object(folder, &checkpoint, &metadata)?);
+        }
+    }
+    Ok(None)
+}
+
+/// The version that the log's pointer names; the highest where it cannot be read, so that nobody relies on it.
+fn last_checkpoint(path: &DiskPath) -> io::Result<Option<u64>> {
+    match fs::read(path.join("_last_checkpoint")) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+        Ok(bytes) => {
+            let hint = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
+            Ok(Some(hint.and_then(|hint| hint.get("version")?.as_u64()).unwrap_or(u64::MAX)))
+        }
+    }
+}
+
+fn existing(path: &DiskPath) -> io::Result<Option<fs::Metadata>> {
+    match fs::metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+fn object(folder: &Path, name: &str, metadata: &fs::Metadata) -> io::Result<ObjectMeta> {
+    let (location, last_modified) = (folder.clone().join(name), metadata.modified()?.into());
+    Ok(ObjectMeta { location, last_modified, size: metadata.len(), e_tag: None, version: None })
+}
+
 /// The files of a folder whose names come after a name, in no order, as object_store lists them.
 fn entries_after(path: &DiskPath, folder: &Path, after: &str) -> io::Result<Vec<ObjectMeta>> {
+    if let Some(found) = probe(path, folder, after)? {
+        return Ok(found);
+    }
     let entries = match fs::read_dir(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
@@ -114,8 +169,7 @@ fn entries_after(path: &DiskPath, folder: &Path, after: &str) -> io::Result<Vec<
             other => other?,
         };
         if metadata.is_file() {
-            let (location, last_modified) = (folder.clone().join(name), metadata.modified()?.into());
-            found.push(ObjectMeta { location, last_modified, size: metadata.len(), e_tag: None, version: None });
+            found.push(object(folder, name, &metadata)?);
         }
     }
     Ok(found)
@@ -226,5 +280,47 @@ impl MultipartUpload for DurableUpload {
 
     async fn abort(&mut self) -> Result<()> {
         self.upload.abort().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// What is listed from a version on, by asking for names and by reading the folder.
+    fn listed(files: &[&str], from: u64) -> (Option<BTreeSet<String>>, BTreeSet<String>) {
+        let dir = tempfile::tempdir().expect("a folder");
+        for file in files {
+            let content = if file.starts_with('_') { "{\"version\":8}" } else { "x" };
+            fs::write(dir.path().join(file), content).expect("a file");
+        }
+        let after = format!("{from:020}");
+        let names =
+            |found: Vec<ObjectMeta>| found.iter().filter_map(|m| m.location.filename().map(str::to_owned)).collect();
+        let folder = Path::from("t/_delta_log");
+        let probed = probe(dir.path(), &folder, &after).expect("it can be asked").map(names);
+        let is_later = |name: &&&str| **name > after.as_str() && !name.starts_with('_');
+        (probed, files.iter().filter(is_later).map(|name| (*name).to_owned()).collect())
+    }
+
+    #[test]
+    fn asking_for_names_finds_what_reading_the_folder_does_or_says_that_it_cannot() {
+        let log = [
+            "00000000000000000007.json",
+            "00000000000000000008.json",
+            "00000000000000000008.checkpoint.parquet",
+            "00000000000000000009.json",
+            "_last_checkpoint",
+        ];
+        for from in 7..11 {
+            let (probed, read) = listed(&log, from);
+            assert_eq!(probed, Some(read), "from {from}");
+        }
+        assert_eq!(listed(&log, 6).0, None, "6 was cleaned up: what came since is for the folder to say");
+        assert_eq!(listed(&log, 11).0, None, "nobody knows of 10");
+        let half_cleaned = ["00000000000000000003.json", "00000000000000000008.json", "_last_checkpoint"];
+        assert_eq!(listed(&half_cleaned, 3).0, None, "4 is not to come: a checkpoint is past it");
+        assert_eq!(listed(&[], 0).0, None);
     }
 }
