@@ -107,22 +107,35 @@ const PROBES_MAX: u64 = 512;
 fn probe(path: &DiskPath, folder: &Path, after: &str) -> io::Result<Option<Vec<ObjectMeta>>> {
     let version = (after.len() == 20).then(|| after.parse::<u64>().ok()).flatten();
     let Some(first) = version else { return Ok(None) };
-    let mut found = Vec::new();
+    let (mut found, mut checkpoint_found) = (Vec::new(), None);
     for version in first..first.saturating_add(PROBES_MAX) {
-        let entry = format!("{version:020}.json");
-        let Some(metadata) = existing(&path.join(&entry))? else {
-            // Nothing is the next entry, or a clean-up took it from a reader that slept: then a checkpoint is past it.
-            let before = first.checked_sub(1).map(|before| path.join(format!("{before:020}.json")));
-            let is_known = version > first || before.map_or(Ok(None), |before| existing(&before))?.is_some();
-            return Ok((is_known && last_checkpoint(path)?.is_none_or(|last| last < version)).then_some(found));
+        let Some(metadata) = existing(&path.join(entry_name(version)))? else {
+            return Ok(is_end(path, first, version, checkpoint_found)?.then_some(found));
         };
-        found.push(object(folder, &entry, &metadata)?);
+        found.push(object(folder, &entry_name(version), &metadata)?);
         let checkpoint = format!("{version:020}.checkpoint.parquet");
         if let Some(metadata) = existing(&path.join(&checkpoint))? {
             found.push(object(folder, &checkpoint, &metadata)?);
+            checkpoint_found = Some(version);
         }
     }
     Ok(None)
+}
+
+fn entry_name(version: u64) -> String {
+    format!("{version:020}.json")
+}
+
+/// Whether an entry that is not there is the one that will be written next, and all that matters from `first` on was found.
+fn is_end(path: &DiskPath, first: u64, missing: u64, checkpoint_found: Option<u64>) -> io::Result<bool> {
+    let is_there = |version: u64| Ok::<_, io::Error>(existing(&path.join(entry_name(version)))?.is_some());
+    let is_known = missing > first || first.checked_sub(1).map_or(Ok(false), is_there)?;
+    // Somebody took an entry out of the middle: that is for delta-rs to refuse, which sees it in the whole folder.
+    if !is_known || is_there(missing + 1)? {
+        return Ok(false);
+    }
+    // A clean-up took it from a reader that slept: then a checkpoint is past it. Others than ours have more files or names.
+    Ok(last_checkpoint(path)?.is_none_or(|last| last < first || last < missing && checkpoint_found >= Some(last)))
 }
 
 /// The version that the log's pointer names; the highest where it cannot be read, so that nobody relies on it.
@@ -321,6 +334,14 @@ mod tests {
         assert_eq!(listed(&log, 11).0, None, "nobody knows of 10");
         let half_cleaned = ["00000000000000000003.json", "00000000000000000008.json", "_last_checkpoint"];
         assert_eq!(listed(&half_cleaned, 3).0, None, "4 is not to come: a checkpoint is past it");
+        let torn = ["00000000000000000003.json", "00000000000000000005.json"];
+        assert_eq!(listed(&torn, 3).0, None, "4 is missing: the folder shows it");
+        let of_another = [
+            "00000000000000000008.json",
+            "00000000000000000008.checkpoint.0000000001.0000000002.parquet",
+            "_last_checkpoint",
+        ];
+        assert_eq!(listed(&of_another, 8).0, None, "a checkpoint in parts has other names");
         assert_eq!(listed(&[], 0).0, None);
     }
 }
