@@ -2,7 +2,7 @@
 
 use super::{ConfigFile, print};
 use crate::daemon;
-use crate::daemon::gap::{Stopped, accept, stopped};
+use crate::daemon::gap::{Accepted, Stopped, accept, stopped};
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use std::process::ExitCode;
@@ -18,7 +18,8 @@ pub struct Args {
 enum Command {
     /// Show partitions whose next offset the broker does not have; exits with 1 where there are any
     List(List),
-    /// Give up what a partition lacks: it goes on at the oldest message that the broker has, and the range is on record
+    /// Let a partition go on without what it lacks, on record: at the oldest message that the broker has; or, where the
+    /// broker lost the end of its log, at the first message that is another than the stored one
     Accept(Accept),
 }
 
@@ -30,7 +31,9 @@ struct List {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A running daemon goes on within seconds. `pelton audit` counts the range as given up, not as missing."
+    after_help = "A running daemon goes on within seconds. `pelton audit` counts the range as given up, not as missing.\n\
+                  Where the broker's log ends before what the tables hold, what is stored stays, and new messages at the\n\
+                  same offsets are told from it by another kafka_topic_id."
 )]
 struct Accept {
     /// TOPIC/PARTITION, as `pelton gap list` shows it
@@ -78,13 +81,23 @@ async fn give_up(args: Accept) -> Result<ExitCode> {
         .with_context(|| format!("`{}` is not TOPIC/PARTITION, such as inference-logs/0", args.partition))?;
     let config = args.config.load()?;
     let lake = daemon::open_lake(&config).await?;
-    let gap = accept(&config, &lake, topic, number).await?;
-    println!(
-        "{}: offsets {} to {} are given up; it goes on at {}",
-        args.partition,
-        gap.standing.next,
-        gap.low - 1,
-        gap.low
-    );
+    match accept(&config, &lake, topic, number).await? {
+        Accepted::GivenUp(gap) => println!(
+            "{}: offsets {} to {} are given up; it goes on at {}",
+            args.partition,
+            gap.standing.next,
+            gap.low - 1,
+            gap.low
+        ),
+        Accepted::BegunAgain(again) => println!(
+            "{}: the rows of offsets {} to {} stay, the broker lost their messages; it goes on at {} with \
+             kafka_topic_id = '{}'",
+            args.partition,
+            again.at,
+            again.stood - 1,
+            again.at,
+            again.key.generation
+        ),
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,9 @@
 //! Partitions that stopped because the broker lacks what the tables need next, and the word that lets them go on.
 
+use super::shortened;
+pub use super::shortened::BegunAgain;
 use crate::config::Config;
+use crate::domain::{losses, topic_id};
 use crate::ingest::{Bounds, Partition, bounds};
 use crate::lake::{Lake, PartitionAudit, PartitionKey, TableName};
 use anyhow::{Context as _, Result, bail};
@@ -33,6 +36,7 @@ impl Stopped {
 pub async fn stopped(config: &Config, lake: &Lake) -> Result<Vec<Stopped>> {
     let mut standings = lake.standings().await?;
     standings.retain(|(_, standing)| standing.pipeline == config.ingest.pipeline);
+    let standings = present(standings);
     let partition = |(_, standing): &(TableName, PartitionAudit)| {
         let PartitionKey { topic, generation, partition } = standing.key.clone();
         Partition { topic, generation: generation.into(), number: partition }
@@ -50,26 +54,41 @@ pub async fn stopped(config: &Config, lake: &Lake) -> Result<Vec<Stopped>> {
     Ok(standings.into_iter().zip(asked?).filter_map(is_gap).collect())
 }
 
-/// Gives up the messages that a partition lacks: it goes on at the oldest one that the broker has. Returns what was given
-/// up.
+/// Those that are read still: where a partition began again, the last of its generations.
+fn present(standings: Vec<(TableName, PartitionAudit)>) -> Vec<(TableName, PartitionAudit)> {
+    let is_later = |of: &(TableName, PartitionAudit), other: &(TableName, PartitionAudit)| {
+        let (a, b) = (&of.1.key, &other.1.key);
+        let same = of.0 == other.0 && of.1.cluster == other.1.cluster && a.topic == b.topic;
+        let same = same && a.partition == b.partition && topic_id(&a.generation) == topic_id(&b.generation);
+        same && losses(&b.generation) > losses(&a.generation)
+    };
+    standings.iter().filter(|of| !standings.iter().any(|other| is_later(of, other))).cloned().collect()
+}
+
+/// How a partition goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Accepted {
+    /// At the oldest message that the broker has; what was before it is given up.
+    GivenUp(Stopped),
+    /// At the first message that is not the stored one, as another generation.
+    BegunAgain(BegunAgain),
+}
+
+/// Lets a stopped partition go on: without the messages that it lacks, at the oldest one that the broker has; or, where the
+/// broker lost the end of its log, at the first message that is another than the one stored at its offset.
 ///
 /// # Errors
-/// Where the partition is not stopped, or is ahead of the broker.
-pub async fn accept(config: &Config, lake: &Lake, topic: &str, partition: i32) -> Result<Stopped> {
+/// Where the partition is not stopped, or another process moved it meanwhile.
+pub async fn accept(config: &Config, lake: &Lake, topic: &str, partition: i32) -> Result<Accepted> {
     let all = stopped(config, lake).await?;
     let found = all.into_iter().find(|s| s.standing.key.topic == topic && s.standing.key.partition == partition);
     let Some(gap) = found else {
         bail!("{topic}/{partition} is not stopped: the broker has what the tables need next");
     };
-    let (next, high) = (gap.standing.next, gap.high);
     if !gap.is_overtaken() {
-        bail!(
-            "{topic}/{partition}: the tables hold messages up to {next} and the broker's log ends at {high}: it lost messages \
-             that are in the tables (an unclean leader election, a restored disk). New messages would get their offsets, so \
-             nothing can be given up here; read the topic by another `ingest.pipeline`, or make a new topic"
-        );
+        return Ok(Accepted::BegunAgain(shortened::begin_again(config, lake, &gap).await?));
     }
     let mut committer = lake.committer(&gap.standing.pipeline, &gap.standing.cluster).await?;
-    committer.accept_gap(gap.table, &gap.standing.key, next, gap.low).await?;
-    Ok(gap)
+    committer.accept_gap(gap.table, &gap.standing.key, gap.standing.next, gap.low).await?;
+    Ok(Accepted::GivenUp(gap))
 }

@@ -21,6 +21,7 @@ pub mod replay;
 pub mod schedule;
 mod scheduler;
 
+mod shortened;
 use crate::config::Config;
 use crate::domain::{Version, VersionState};
 use crate::ingest::Progress;

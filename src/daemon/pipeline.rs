@@ -217,6 +217,17 @@ impl Sink for LakeSink {
         LakeRows { encoders, table: table(kind), rows, raw, encoding: Vec::new(), dead_letters: None, dead }
     }
 
+    fn current(&mut self, kind: RowKind, partitions: &[Partition]) -> Result<Vec<Partition>, SinkError> {
+        let keys: Vec<PartitionKey> = partitions.iter().map(key).collect();
+        let current = self.runtime.block_on(self.committer.current(table(kind), &keys)).map_err(away)?;
+        let partition = |key: PartitionKey| Partition {
+            topic: key.topic,
+            generation: key.generation.into(),
+            number: key.partition,
+        };
+        Ok(current.into_iter().map(partition).collect())
+    }
+
     fn positions(&mut self, kind: RowKind, partitions: &[Partition]) -> Result<Vec<Option<i64>>, SinkError> {
         let keys: Vec<PartitionKey> = partitions.iter().map(key).collect();
         self.runtime.block_on(self.committer.positions(table(kind), &keys)).map_err(away)

@@ -5,6 +5,7 @@
 mod candidate;
 mod cycle;
 mod evaluation;
+mod generation;
 mod hash;
 mod ids;
 mod message;
@@ -16,6 +17,7 @@ mod version;
 pub use candidate::{Candidate, Component, Finish};
 pub use cycle::{CycleEvent, CycleState, Trigger};
 pub use evaluation::{Answer, Comparison, EvalReport, Guards, Interval, Sides, Verdict};
+pub use generation::{generation, losses, topic_id};
 pub use hash::PromptHash;
 pub use ids::{CycleId, IdError, LogName, ModelName, VersionNumber, VersionRef, WindowName};
 pub use message::{ChatMessage, canonical_json, push_canonical};

@@ -7,7 +7,7 @@ use super::sink::{Partition, Sink};
 use super::topic_id::topic_ids;
 use crate::codec::Format;
 use crate::config::Start;
-use crate::domain::RowKind;
+use crate::domain::{RowKind, topic_id};
 use crate::runtime::{Backoff, Failpoint, failpoint};
 use crate::telemetry::Event;
 use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
@@ -212,7 +212,7 @@ impl<S: Sink + 'static> State<S> {
         let Ok(ids) = topic_ids(consumer.client(), topics, LOOK_MAX) else { return Ok(()) };
         let kinds: HashSet<RowKind> = owned.iter().map(|(_, kind, _)| *kind).collect();
         for kind in kinds {
-            let is_other = |p: &Partition| ids.get(&p.topic).is_some_and(|id| *id != p.generation);
+            let is_other = |p: &Partition| ids.get(&p.topic).is_some_and(|id| **id != *topic_id(&p.generation));
             let again = owned.iter().filter(|(p, of, stopped)| *of == kind && (*stopped || is_other(p)));
             let again: Vec<Partition> = again.map(|(p, ..)| p.clone()).collect();
             if !again.is_empty() {
@@ -253,8 +253,7 @@ impl<S: Sink + 'static> State<S> {
             return Ok(begins);
         }
         let Some(mut positions) = self.worker.positions(kind, wanted.clone())? else { return Ok(Vec::new()) };
-        let new: Vec<Partition> =
-            wanted.iter().zip(&positions).filter(|(_, p)| p.is_none()).map(|(w, _)| w.clone()).collect();
+        let new: Vec<Partition> = positions.iter().filter(|(_, p)| p.is_none()).map(|(w, _)| w.clone()).collect();
         if !new.is_empty() {
             let mut starts = Vec::with_capacity(new.len());
             for partition in new {
@@ -262,10 +261,10 @@ impl<S: Sink + 'static> State<S> {
                 starts.push((partition, start));
             }
             self.worker.pin(kind, starts)?;
-            let Some(pinned) = self.worker.positions(kind, wanted.clone())? else { return Ok(Vec::new()) };
+            let Some(pinned) = self.worker.positions(kind, wanted)? else { return Ok(Vec::new()) };
             positions = pinned;
         }
-        for (partition, position) in wanted.into_iter().zip(positions) {
+        for (partition, position) in positions {
             // Only a shutdown keeps a partition from being pinned.
             let Some(next) = position else { return Ok(Vec::new()) };
             let stopped = self.is_gap(consumer, &partition, next);

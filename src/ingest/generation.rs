@@ -9,6 +9,7 @@ use super::error::Error;
 use super::sink::{Partition, SinkError};
 use super::topic_id::topic_ids;
 use crate::config;
+use crate::domain::topic_id;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ impl Generations {
             .map_err(|e| SinkError::Away(format!("kafka does not say which topics it has: {e}")))?;
         for (partition, ..) in of {
             let Partition { topic, generation, .. } = partition;
-            if let Some(id) = ids.get(topic).filter(|id| *id != generation) {
+            if let Some(id) = ids.get(topic).filter(|id| ***id != *topic_id(generation)) {
                 return Err(SinkError::Moved(format!(
                     "topic {topic} was deleted and made again: its id was {generation} and is {id}"
                 )));

@@ -36,7 +36,7 @@ mod sink;
 mod topic_id;
 mod worker;
 
-pub use confirm::{Bounds, Confirmation, bounds, confirm_gap};
+pub use confirm::{Bounds, Confirmation, Held, bounds, confirm_gap, messages_from};
 pub use error::Error;
 pub use poll::run;
 pub use progress::Progress;

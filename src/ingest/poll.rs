@@ -228,7 +228,10 @@ impl<S: Sink + 'static> State<S> {
         match error {
             KafkaError::MessageConsumptionFatal(_) => Err(Error::Fatal(error)),
             KafkaError::MessageConsumption(
-                RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::NoOffset,
+                RDKafkaErrorCode::AutoOffsetReset
+                | RDKafkaErrorCode::OffsetOutOfRange
+                | RDKafkaErrorCode::LogTruncation
+                | RDKafkaErrorCode::NoOffset,
             ) => self.check_offsets(consumer),
             error => {
                 match error.rdkafka_error_code() {

@@ -9,8 +9,9 @@ use std::sync::Arc;
 pub struct Partition {
     /// The topic.
     pub topic: String,
-    /// The id that Kafka gave the topic when it was made. A topic of the same name that is made later has another, and its
-    /// offsets mean other messages.
+    /// The id that Kafka gave the topic when it was made, and how often the end of the partition's log was lost since
+    /// ([`crate::domain::generation`]). A topic of the same name that is made later has another id, and its offsets mean other
+    /// messages.
     pub generation: Arc<str>,
     /// The number.
     pub number: i32,
@@ -89,6 +90,12 @@ pub trait Sink: Send {
 
     /// Makes buffers for the poll thread.
     fn rows(shape: &Self::Shape, kind: RowKind) -> Self::Rows;
+
+    /// The partitions in the generation that they are read as now: the one given, or a later one of the same topic.
+    ///
+    /// # Errors
+    /// [`SinkError::Away`].
+    fn current(&mut self, kind: RowKind, partitions: &[Partition]) -> Result<Vec<Partition>, SinkError>;
 
     /// The next offset that the tables need of each partition; nothing where it was never pinned.
     ///

@@ -42,8 +42,11 @@ pub(super) struct Done {
     pub(super) outcome: Result<Committed, SinkError>,
 }
 
+/// Partitions in their present generation, each with the next offset that the tables need.
+pub(super) type Positions = Vec<(Partition, Option<i64>)>;
+
 enum Command<S: Sink> {
-    Positions(RowKind, Vec<Partition>, Sender<Vec<Option<i64>>>),
+    Positions(RowKind, Vec<Partition>, Sender<Positions>),
     Pin(RowKind, Vec<(Partition, i64)>, Sender<()>),
     Commit(Batch<CutOf<S>>),
 }
@@ -79,11 +82,7 @@ impl<S: Sink + 'static> Worker<S> {
     }
 
     /// Where partitions stand. Blocks while the store is away; nothing where a shutdown came first.
-    pub(super) fn positions(
-        &self,
-        kind: RowKind,
-        partitions: Vec<Partition>,
-    ) -> Result<Option<Vec<Option<i64>>>, Error> {
+    pub(super) fn positions(&self, kind: RowKind, partitions: Vec<Partition>) -> Result<Option<Positions>, Error> {
         let (answer, positions) = channel();
         self.send(Command::Positions(kind, partitions, answer))?;
         Ok(positions.recv().ok())
@@ -155,7 +154,12 @@ impl<S: Sink> Bench<S> {
         for order in orders {
             match order {
                 Command::Positions(kind, partitions, answer) => {
-                    if let Ok(positions) = self.insist(Until::Shutdown, |sink| sink.positions(kind, &partitions)) {
+                    let positions = |sink: &mut S| {
+                        let partitions = sink.current(kind, &partitions)?;
+                        let next = sink.positions(kind, &partitions)?;
+                        Ok(partitions.into_iter().zip(next).collect())
+                    };
+                    if let Ok(positions) = self.insist(Until::Shutdown, positions) {
                         answer.send(positions).ok();
                     }
                 }

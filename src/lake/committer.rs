@@ -14,7 +14,9 @@
 
 use super::encode::{self, EncodedFile};
 use super::error::{Error, Result};
+use super::ranges::Gap;
 use super::{Lake, TableName, Turns, log};
+use crate::domain::{generation, losses, topic_id};
 use crate::runtime::{Failpoint, failpoint};
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -37,7 +39,8 @@ const COMMITS_FOLLOWED_MAX: i64 = 100;
 pub struct PartitionKey {
     /// The topic.
     pub topic: String,
-    /// The id that Kafka gave the topic when it was made; its offsets begin anew when it is deleted and made again.
+    /// The id that Kafka gave the topic when it was made, and how often the end of the partition's log was lost since
+    /// ([`crate::domain::generation`]): when either changes, offsets mean other messages.
     pub generation: String,
     /// The partition.
     pub partition: i32,
@@ -125,6 +128,22 @@ enum Standing {
 }
 
 impl Committer {
+    /// The keys in the generation that a table takes them as now.
+    ///
+    /// # Errors
+    /// [`Error::Table`] where the log cannot be read.
+    pub async fn current(&mut self, name: TableName, keys: &[PartitionKey]) -> Result<Vec<PartitionKey>> {
+        let ids: Vec<String> = keys.iter().map(|key| self.again_id(key)).collect();
+        let table = self.table(name);
+        table.refresh().await?;
+        let mut current = Vec::with_capacity(keys.len());
+        for (key, id) in keys.iter().zip(ids) {
+            let losses = table.position(&id).await?.unwrap_or(0);
+            current.push(PartitionKey { generation: generation(topic_id(&key.generation), losses), ..key.clone() });
+        }
+        Ok(current)
+    }
+
     /// The next offset that a table needs of each partition; nothing where it was never pinned.
     ///
     /// # Errors
@@ -189,6 +208,39 @@ impl Committer {
         }
     }
 
+    /// Lets a partition begin again at an offset before the one that the table stands at, because the broker lost the end of
+    /// its log: from there on it is another generation, so that messages which get the offsets of lost ones are told from
+    /// them. `gaps` are the offsets of the lost end that are in no row; the broker cannot explain them any more, so they are
+    /// on record as given up. Returns the key from then on. Whoever still commits to the old generation finds it moved.
+    ///
+    /// # Errors
+    /// [`CommitError::Moved`] where the partition stands elsewhere or is of a later generation, [`CommitError::Store`] where
+    /// the store failed: the same call may be made again.
+    pub async fn begin_again(
+        &mut self,
+        name: TableName,
+        key: &PartitionKey,
+        stands: i64,
+        at: i64,
+        gaps: &[Gap],
+    ) -> std::result::Result<PartitionKey, CommitError> {
+        let (id, again, losses) = (self.id(key), self.again_id(key), losses(&key.generation));
+        let next = PartitionKey { generation: generation(topic_id(&key.generation), losses + 1), ..key.clone() };
+        let next_id = self.id(&next);
+        let table = self.table(name);
+        table.refresh().await?;
+        let found = table.position(&id).await?;
+        if found != Some(stands) || table.position(&again).await?.unwrap_or(0) != losses {
+            return Err(CommitError::Moved { key: key.clone(), expected: stands, found });
+        }
+        // The old offset is written again, unmoved: a commit to it at the same time and this one conflict.
+        let mut moved = vec![(id.clone(), stands), (again, losses + 1), (next_id.clone(), at)];
+        moved.push((format!("{next_id}/start"), at));
+        moved.extend(gaps.iter().map(|gap| (gap_id(&id, gap.first), gap.last + 1)));
+        table.commit(Vec::new(), &moved).await?;
+        Ok(next)
+    }
+
     /// Adds the parts' rows and moves their offsets, exactly once.
     ///
     /// # Errors
@@ -240,12 +292,13 @@ impl Committer {
 
     /// Where all parts stand, on a snapshot that was just read.
     async fn standing(&mut self, name: TableName, parts: &[Part]) -> std::result::Result<Standing, CommitError> {
-        let ids: Vec<String> = parts.iter().map(|part| self.id(&part.key)).collect();
+        let ids: Vec<_> = parts.iter().map(|part| (self.id(&part.key), self.again_id(&part.key))).collect();
         let table = self.table(name);
         table.refresh().await?;
         let (mut at_end, mut elsewhere) = (0, None);
-        for (part, id) in parts.iter().zip(&ids) {
-            let found = table.position(id).await?;
+        for (part, (id, again)) in parts.iter().zip(&ids) {
+            let of_now = table.position(again).await?.unwrap_or(0) == losses(&part.key.generation);
+            let found = table.position(id).await?.filter(|_| of_now);
             at_end += usize::from(found == Some(part.end));
             if found != Some(part.start) && elsewhere.is_none() {
                 elsewhere = Some(CommitError::Moved { key: part.key.clone(), expected: part.start, found });
@@ -291,6 +344,11 @@ impl Committer {
 
     fn table(&mut self, name: TableName) -> &mut Offsets {
         self.tables.get_mut(&name).expect("only ingested tables are committed to")
+    }
+
+    /// The name under which it is on record how often the end of a partition's log was lost.
+    fn again_id(&self, key: &PartitionKey) -> String {
+        format!("{}/{}/{}/{}/again", self.prefix, key.topic, topic_id(&key.generation), key.partition)
     }
 
     /// Pipeline, cluster, topic, generation of the topic, partition.

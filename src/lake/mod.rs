@@ -28,6 +28,7 @@ mod read;
 mod replay;
 mod rewrite;
 mod store;
+mod stored;
 mod table;
 mod tables;
 
@@ -42,6 +43,7 @@ pub use promoted::{PromoteError, Promoted};
 pub use ranges::Gap;
 pub use replay::{DEAD_LETTER_COLUMNS, DeadLetter, dead_letters};
 pub use store::Store;
+pub use stored::StoredRecord;
 pub use table::{ReservedTable, TableName, UnknownTable};
 pub use tables::dead_letter::DeadLetterBuilder;
 pub use tables::feedback::FeedbackBuilder;

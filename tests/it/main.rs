@@ -25,6 +25,7 @@ mod routes;
 mod serve;
 mod store_faults;
 mod support;
+mod shortened;
 mod tao;
 mod tidy;
 mod view;

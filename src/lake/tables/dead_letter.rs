@@ -18,7 +18,11 @@ pub const COLUMNS: &[Column] = &[
     optional("payload", Bytes, "the message's raw bytes"),
     optional("headers", Headers, "the message's headers, in order"),
     required("kafka_topic", Text, "the topic that the message came from"),
-    required("kafka_topic_id", Text, "the id that Kafka gave the topic when it was made; 0 where it gives none"),
+    required(
+        "kafka_topic_id",
+        Text,
+        "the id that Kafka gave the topic when it was made; 0 where it gives none; with `~1` behind it where the broker lost the end of the partition's log once",
+    ),
     required("kafka_partition", Int, "its partition"),
     required("kafka_offset", Long, "its offset"),
     optional("kafka_record", Int, "the place in the message of a record that was sent with others; 0 or null else"),

@@ -19,7 +19,11 @@ pub const COLUMNS: &[Column] = &[
     optional("text", Text, "free text"),
     optional("requester", Text, "who gave it"),
     required("kafka_topic", Text, "the topic that the signal came from"),
-    required("kafka_topic_id", Text, "the id that Kafka gave the topic when it was made; 0 where it gives none"),
+    required(
+        "kafka_topic_id",
+        Text,
+        "the id that Kafka gave the topic when it was made; 0 where it gives none; with `~1` behind it where the broker lost the end of the partition's log once",
+    ),
     required("kafka_partition", Int, "its partition"),
     required("kafka_offset", Long, "its offset"),
     optional("kafka_record", Int, "the place in the message of a record that was sent with others; 0 or null else"),

@@ -50,12 +50,17 @@ pub async fn topic(name: &str, partitions: i32, settings: &[(&str, &str)]) -> St
 
 /// Makes a topic of this very name.
 pub async fn exact_topic(topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+    exact_topic_at(brokers(), topic, partitions, settings).await;
+}
+
+/// The same at another broker.
+pub async fn exact_topic_at(brokers: &str, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
     let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
     for (key, value) in settings {
         new = new.set(key, value);
     }
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
-    let made = admin().create_topics(&[new], &options).await.unwrap();
+    let made = admin(brokers).create_topics(&[new], &options).await.unwrap();
     made.into_iter().for_each(|one| drop(one.unwrap()));
 }
 
@@ -63,11 +68,11 @@ pub async fn exact_topic(topic: &str, partitions: i32, settings: &[(&str, &str)]
 pub async fn delete_before(topic: &str, partition: i32, offset: i64) {
     let mut gone = TopicPartitionList::new();
     gone.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
-    admin().delete_records(&gone, &AdminOptions::new()).await.unwrap();
+    admin(brokers()).delete_records(&gone, &AdminOptions::new()).await.unwrap();
 }
 
-fn admin() -> AdminClient<DefaultClientContext> {
-    ClientConfig::new().set("bootstrap.servers", brokers()).create().unwrap()
+fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap()
 }
 
 /// A producer whose acknowledged messages are there.
