@@ -127,7 +127,12 @@ pub struct Ingest {
     /// … or at this many bytes of messages, and at an eighth of `in_flight_bytes_max` at the latest. Default: 64 MiB.
     #[schemars(range(min = 1024))]
     pub batch_bytes_max: usize,
-    /// … or at this age in milliseconds, so that rows can be queried soon. Default: 2,000.
+    /// … or at this age in milliseconds where it is worth a file (a quarter of the bytes at which it would be cut) or the
+    /// first after a quiet time. Never more than `batch_age_ms_max`. Default: 2,000.
+    #[schemars(range(min = 10))]
+    pub batch_age_ms_min: u64,
+    /// … or at this age in milliseconds, whatever is in it: the longest that a row waits for its commit to begin. Where rows
+    /// trickle, a longer time means fewer commits and fewer, larger files. Default: 10,000.
     #[schemars(range(min = 10))]
     pub batch_age_ms_max: u64,
     /// Bytes that ingestion may hold: rows in buffers, being encoded, or waiting for their commit, and what is fetched ahead
@@ -160,7 +165,8 @@ impl Default for Ingest {
             start: Start::Earliest,
             batch_rows_max: 50_000,
             batch_bytes_max: 64 << 20,
-            batch_age_ms_max: 2_000,
+            batch_age_ms_min: 2_000,
+            batch_age_ms_max: 10_000,
             in_flight_bytes_max: 256 << 20,
             message_bytes_max: 16 << 20,
             dead_letter_topic: None,

@@ -6,6 +6,7 @@ use super::buffer::Buffer;
 use super::copies::CopyTopic;
 use super::error::Error;
 use super::generation::Generations;
+use super::pace::Pace;
 use super::progress::Progress;
 use super::registry::Registry;
 use super::routes::Routes;
@@ -55,6 +56,8 @@ pub(super) struct State<S: Sink + 'static> {
     /// Who is asked for schemas, where messages name them.
     pub(super) registry: Option<Registry>,
     pub(super) start: Start,
+    /// When batches are cut.
+    pub(super) pace: Pace,
     pub(super) pause_max: Duration,
     pub(super) paused: bool,
     /// When the owned topics were looked at last.
@@ -90,6 +93,7 @@ impl<S: Sink + 'static> Context<S> {
             decoder,
             registry,
             start: ingest.start,
+            pace: Pace::new(ingest),
             pause_max,
             paused: false,
             looked: Instant::now(),
@@ -147,6 +151,7 @@ impl<S: Sink + 'static> State<S> {
 
     /// Sends everything that was read to the worker.
     pub(super) fn send(&mut self) -> Result<(), Error> {
+        self.pace.cut(Instant::now());
         for batch in self.buffer.cut() {
             self.worker.commit(batch)?;
         }

@@ -28,6 +28,7 @@ mod context;
 mod copies;
 mod error;
 mod generation;
+mod pace;
 mod poll;
 mod progress;
 mod registry;

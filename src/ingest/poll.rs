@@ -1,5 +1,6 @@
 //! The loop: poll, decode, cut, settle, pause, until the shutdown, and then drain.
 
+use super::buffer::Buffer;
 use super::client;
 use super::context::{Client, Context, Reading, State};
 use super::copies::CopyTopic;
@@ -21,7 +22,7 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One turn waits at most so long for a message.
 const POLL_MAX: Duration = Duration::from_millis(50);
@@ -189,7 +190,7 @@ impl<S: Sink + 'static> State<S> {
         if self.held {
             self.release(consumer)?;
         }
-        if self.is_due(ingest) && self.worker.waiting < BATCHES_WAITING_MAX {
+        if self.is_due() && self.worker.waiting < BATCHES_WAITING_MAX {
             self.send()?;
         }
         let in_flight = self.in_flight();
@@ -205,14 +206,11 @@ impl<S: Sink + 'static> State<S> {
         Ok(())
     }
 
-    fn is_due(&self, ingest: &config::Ingest) -> bool {
-        self.buffer.rows > 0
-            && (self.buffer.rows >= ingest.batch_rows_max
-                // Batches that are filled, encoded and committed at once fit the budget.
-                || self.buffer.bytes >= ingest.batch_bytes_max.min(ingest.in_flight_bytes_max / 8)
-                // Nothing else would give memory back.
-                || self.paused && self.worker.waiting == 0
-                || self.buffer.age() >= Duration::from_millis(ingest.batch_age_ms_max))
+    fn is_due(&self) -> bool {
+        let Buffer { rows, bytes, .. } = self.buffer;
+        // While reading is paused, nothing else would give memory back.
+        self.pace.is_due(rows, bytes, self.buffer.age(), Instant::now())
+            || rows > 0 && self.paused && self.worker.waiting == 0
     }
 
     fn readable(&self) -> TopicPartitionList {

@@ -176,7 +176,8 @@ async fn a_drain_commits_all_that_was_read_and_the_group_stands_where_the_tables
     let topic = kafka::topic("drain", 3, &[]).await;
     let home = Home::new(&topic);
     // Batches that would wait for an hour: only the drain commits them.
-    let config = home.config("daemon", "", "batch_age_ms_max = 3600000\ndrain_timeout_ms = 15000");
+    let config =
+        home.config("daemon", "", "batch_age_ms_min = 3600000\nbatch_age_ms_max = 3600000\ndrain_timeout_ms = 15000");
     let lake = home.lake().await;
     let sending = topic.clone();
     let producer = std::thread::spawn(move || {
