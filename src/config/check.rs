@@ -4,7 +4,7 @@ use super::load::{Problem, Sections};
 use super::{Config, Ingest, Kafka, Lake, Maintenance, Model, Window};
 use super::{check_formats, check_score};
 use crate::domain::{IdError, ModelName, WindowName};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -42,7 +42,7 @@ pub(super) fn config(path: &Path, hash: &str, sections: Sections) -> Result<Conf
     lake(&sections.lake, &mut problems);
     kafka(&sections.kafka, &mut problems);
     ingest(&sections.ingest, &mut problems);
-    maintenance(&sections.maintenance, &mut problems);
+    maintenance(&sections.maintenance, &sections.ingest, &mut problems);
     check_formats::routes(&sections.ingest, &mut problems);
     check_formats::redact(&sections.redact, &mut problems);
     topic("publish.topic", &sections.publish.topic, &mut problems);
@@ -150,14 +150,14 @@ fn ingest(ingest: &Ingest, problems: &mut Problems) {
     }
 }
 
-fn maintenance(maintenance: &Maintenance, problems: &mut Problems) {
+fn maintenance(maintenance: &Maintenance, ingest: &Ingest, problems: &mut Problems) {
+    let own = ingest.routes.iter().filter_map(|route| route.table.as_deref());
+    let retained: BTreeSet<&str> = Maintenance::RETAINED.into_iter().chain(own).collect();
     for (name, days) in &maintenance.retention_days {
         let path = format!("maintenance.retention_days.{name}");
-        if !Maintenance::RETAINED.contains(&name.as_str()) {
-            problems.add(
-                path,
-                format!("is no table whose days are dropped; those are {}", Maintenance::RETAINED.join(", ")),
-            );
+        if !retained.contains(name.as_str()) {
+            let names = retained.iter().copied().collect::<Vec<_>>().join(", ");
+            problems.add(path, format!("is no table whose days are dropped; those are {names}"));
         } else if *days == 0 {
             problems.add(path, "must be at least 1 day; leave the table out to keep its rows for ever");
         }

@@ -24,12 +24,13 @@ pub struct Maintenance {
     /// Default: 24.
     #[schemars(range(min = 1, max = 8_760))]
     pub history_hours: u32,
-    /// Days that rows are kept, by table, such as `inference_log = 90`. A day is dropped whole. Default: for ever.
+    /// Days that rows are kept, by table, such as `inference_log = 90`; tables of routes too. A day is dropped whole. Default:
+    /// for ever.
     pub retention_days: BTreeMap<String, u32>,
 }
 
 impl Maintenance {
-    /// The tables that retention may drop days of. `cycle`, `model_version` and `removal` are records that stay.
+    /// The tables of every lake that retention may drop days of. `cycle`, `model_version` and `removal` are records that stay.
     pub const RETAINED: [&'static str; 6] =
         ["inference_log", "dead_letter", "feedback", "training_window", "candidate", "evaluation"];
 

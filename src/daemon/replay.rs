@@ -6,10 +6,11 @@
 
 use super::formats;
 use super::pipeline::table;
+use crate::codec::registry::SchemaId;
 use crate::codec::{Decoder, Message};
 use crate::config::Config;
 use crate::domain::{Origin, Row, Timestamp};
-use crate::ingest::Routes;
+use crate::ingest::{Routes, SchemaLookup};
 use crate::lake::{
     DEAD_LETTER_COLUMNS, DeadLetter, FeedbackBuilder, InferenceLogBuilder, Lake, TableName, dead_letters,
 };
@@ -64,12 +65,12 @@ pub async fn replay(config: &Config, lake: &Lake, selection: &Selection) -> Resu
         selection.condition
     );
     let mut answer = session.query(&sql).await.context("the condition does not fit dead_letter")?;
-    let with = With { routes: Routes::new(&config.ingest)?, decoder: formats::decoder(config)? };
+    let with = With::new(config)?;
     let (mut done, mut pending) = (Replayed::default(), Pending::default());
     while let Some(batch) = answer.batches.next().await {
         for letter in dead_letters(&batch?)? {
             done.selected += 1;
-            match pending.take(lake, &with, &letter) {
+            match pending.take_with_schema(lake, &with, &letter).await? {
                 Ok(()) => done.decoded += 1,
                 Err((code, reason)) => done.refused.entry(code).or_insert((0, reason)).0 += 1,
             }
@@ -82,11 +83,31 @@ pub async fn replay(config: &Config, lake: &Lake, selection: &Selection) -> Resu
     Ok(done)
 }
 
-/// What dead letters are decoded with: what ingestion decodes with, but for a schema registry, which is not asked.
+/// What dead letters are decoded with: what ingestion decodes with.
 struct With {
     routes: Routes,
     decoder: Decoder,
+    registry: Option<SchemaLookup>,
 }
+
+impl With {
+    fn new(config: &Config) -> Result<Self> {
+        let registry = config.ingest.registry.as_ref().map(SchemaLookup::new).transpose()?;
+        let decoder = formats::decoder(config)?.with_schemas(registry.as_ref().map(SchemaLookup::schemas));
+        Ok(Self { routes: Routes::new(&config.ingest)?, decoder, registry })
+    }
+}
+
+/// Why a dead letter is none of the rows.
+enum Refusal {
+    /// Its schema is not known yet.
+    Schema(SchemaId),
+    /// The kind of fault, and a reason.
+    Fault(String, String),
+}
+
+/// Whether a dead letter is a row now, or by which fault it is none.
+type Outcome = std::result::Result<(), (String, String)>;
 
 /// Rows that are not committed yet.
 #[derive(Default)]
@@ -98,17 +119,30 @@ struct Pending {
 }
 
 impl Pending {
+    /// Decodes one dead letter; a schema that it names is asked for first.
+    async fn take_with_schema(&mut self, lake: &Lake, with: &With, letter: &DeadLetter) -> Result<Outcome> {
+        let mut taken = self.take(lake, with, letter);
+        if let (Err(Refusal::Schema(id)), Some(registry)) = (&taken, &with.registry) {
+            registry.look_up(*id).await?;
+            taken = self.take(lake, with, letter);
+        }
+        Ok(taken.map_err(|refusal| match refusal {
+            Refusal::Fault(code, reason) => (code, reason),
+            Refusal::Schema(id) => ("UNKNOWN_SCHEMA".to_owned(), format!("nobody knows the schema {}", id.0)),
+        }))
+    }
+
     /// Decodes one dead letter; says why where it still is one.
-    fn take(&mut self, lake: &Lake, with: &With, letter: &DeadLetter) -> std::result::Result<(), (String, String)> {
+    fn take(&mut self, lake: &Lake, with: &With, letter: &DeadLetter) -> std::result::Result<(), Refusal> {
         let topic = &letter.at.topic;
         let route = with.routes.of(topic);
-        let route =
-            route.ok_or_else(|| ("NO_TOPIC".to_owned(), format!("{topic} is none of the topics of [ingest]")))?;
+        let unknown = || Refusal::Fault("NO_TOPIC".to_owned(), format!("{topic} is none of the topics of [ingest]"));
+        let route = route.ok_or_else(unknown)?;
         let (origin, mut outcome) = (origin(letter, now()), Ok(()));
         let message = Message { key: letter.key.as_deref(), payload: letter.payload.as_deref(), headers: &Vec::new };
         let decoded = with.decoder.decode(route.kind, route.format, &message, &mut |place, row| match row {
             // A dead letter is one record, whatever its message was.
-            Row::DeadLetter(row) => outcome = Err((row.code.as_str().to_owned(), row.reason)),
+            Row::DeadLetter(row) => outcome = Err(Refusal::Fault(row.code.as_str().to_owned(), row.reason)),
             Row::Inference(row) => {
                 let new = || InferenceLogBuilder::with_promoted(lake.promoted());
                 let origin = Origin { record: origin.record + place, ..origin };
@@ -116,9 +150,7 @@ impl Pending {
             }
             Row::Feedback(row) => self.feedback.get_or_insert_default().append(&row, &origin),
         });
-        if let Err(schema) = decoded {
-            return Err(("UNKNOWN_SCHEMA".to_owned(), format!("schema {} is known to ingestion only", schema.0)));
-        }
+        decoded.map_err(Refusal::Schema)?;
         outcome?;
         self.messages += 1;
         self.bytes += letter.payload.as_ref().map_or(0, Vec::len);

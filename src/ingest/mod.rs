@@ -41,5 +41,6 @@ pub use confirm::{Bounds, Confirmation, Held, bounds, confirm_gap, messages_from
 pub use error::Error;
 pub use poll::run;
 pub use progress::Progress;
+pub use registry::SchemaLookup;
 pub use routes::{Route, Routes};
 pub use sink::{Committed, Part, Partition, Rows, Shape, Sink, SinkError};

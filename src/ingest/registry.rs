@@ -4,6 +4,7 @@
 //! store is, and no message becomes a dead letter for it. Ids are asked for in turn, so that one which gets no answer holds
 //! up no other. An id that the registry does not know is told at once.
 
+use super::error::Error;
 use crate::codec::avro;
 use crate::codec::registry::{Known, SchemaId, Schemas};
 use crate::config;
@@ -19,6 +20,8 @@ use std::time::Duration;
 use url::Url;
 
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
+/// Tries of who waits for the answer.
+const LOOK_UPS_MAX: u32 = 4;
 /// Schemas that a schema may name, with those that they name.
 const REFERENCES_MAX: usize = 100;
 
@@ -48,6 +51,47 @@ enum Away {
     Status { url: Url, status: StatusCode },
 }
 
+/// Looks schemas up one by one, for who waits for the answer.
+#[derive(Debug)]
+pub struct SchemaLookup {
+    asker: Asker,
+}
+
+impl SchemaLookup {
+    /// Answers into schemas of its own.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] where the client cannot be made.
+    pub fn new(config: &config::Registry) -> Result<Self, Error> {
+        let asker = Asker::new(config, Schemas::default(), PAUSE_FIRST, Shutdown::new()).map_err(Error::Registry)?;
+        Ok(Self { asker })
+    }
+
+    /// The schemas that were found so far; a cheap handle.
+    #[must_use]
+    pub fn schemas(&self) -> Schemas {
+        self.asker.schemas.clone()
+    }
+
+    /// Asks for a schema, a few times where the registry does not answer; the answer is among the schemas then.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] where it stays away.
+    pub async fn look_up(&self, id: SchemaId) -> Result<(), Error> {
+        let mut backoff = Backoff::new(PAUSE_FIRST, Duration::from_secs(2));
+        loop {
+            match self.asker.ask(id).await {
+                Ok(known) => {
+                    self.asker.schemas.put(id, known);
+                    return Ok(());
+                }
+                Err(away) if backoff.tries() >= LOOK_UPS_MAX => return Err(Error::Registry(Box::new(away))),
+                Err(_) => tokio::time::sleep(backoff.next_pause()).await,
+            }
+        }
+    }
+}
+
 /// Asks for schemas; a cheap handle.
 #[derive(Debug, Clone)]
 pub(super) struct Registry {
@@ -62,11 +106,9 @@ impl Registry {
         pause_max: Duration,
         shutdown: Shutdown,
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        let client = Client::builder().timeout(Duration::from_millis(config.timeout_ms)).build()?;
-        let base: Url = config.url.parse()?;
         let (wanted, orders) = channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let asker = Asker { client, base, config: config.clone(), schemas, pause_max, shutdown };
+        let asker = Asker::new(config, schemas, pause_max, shutdown)?;
         thread::Builder::new().name("schema-registry".to_owned()).spawn(move || asker.work(&runtime, &orders))?;
         Ok(Self { wanted })
     }
@@ -78,6 +120,7 @@ impl Registry {
     }
 }
 
+#[derive(Debug)]
 struct Asker {
     client: Client,
     base: Url,
@@ -88,6 +131,16 @@ struct Asker {
 }
 
 impl Asker {
+    fn new(
+        config: &config::Registry,
+        schemas: Schemas,
+        pause_max: Duration,
+        shutdown: Shutdown,
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let client = Client::builder().timeout(Duration::from_millis(config.timeout_ms)).build()?;
+        Ok(Self { client, base: config.url.parse()?, config: config.clone(), schemas, pause_max, shutdown })
+    }
+
     fn work(self, runtime: &tokio::runtime::Runtime, orders: &Receiver<SchemaId>) {
         let mut open = BTreeSet::new();
         let mut backoff = Backoff::new(PAUSE_FIRST, self.pause_max);

@@ -79,6 +79,65 @@ fn every_problem_of_sense_is_reported_at_once_with_its_path() {
     );
 }
 
+/// What a file of one section is told, by the paths of its problems.
+fn paths_of(text: &str) -> Vec<String> {
+    let text = format!("version = 1\n{text}\n");
+    problems(&text).iter().map(|p| p.split(": ").next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn routes_registries_columns_retention_and_redaction_are_checked() {
+    let registry = "[ingest.registry]\nurl = 'http://r:8081'\n";
+    let route = |fields: &str| format!("[[ingest.routes]]\n{fields}");
+    let cases: &[(String, &[&str])] = &[
+        (route("topics = 'a'\ntable = 'x_log'"), &[]),
+        (route("topics = 'a b'"), &["ingest.routes.0.topics"]),
+        (route("topics = '^a[0-9]+-(x|y)$'"), &[]),
+        (route("topics = '^a('"), &["ingest.routes.0.topics"]),
+        (route(r"topics = '^a\d'"), &["ingest.routes.0.topics"]),
+        (route("topics = '^(?:a|b)'"), &["ingest.routes.0.topics"]),
+        (route("topics = '^a.*?'"), &["ingest.routes.0.topics"]),
+        (route("topics = '^ä'"), &["ingest.routes.0.topics"]),
+        (format!("[ingest]\ndead_letter_topic = 'd'\n{}", route("topics = 'd'")), &["ingest.routes.0.topics"]),
+        (route("topics = 'a'\nformat = 'registry'"), &["ingest.routes.0.format"]),
+        (format!("{registry}{}", route("topics = 'a'\nformat = 'registry'")), &[]),
+        (route("topics = 'a'\ntable = 'Upper'"), &["ingest.routes.0.table"]),
+        ("[ingest.registry]\nurl = 'r:8081'".to_owned(), &["ingest.registry.url"]),
+        ("[ingest.registry]\nurl = 'ftp://r'".to_owned(), &["ingest.registry.url"]),
+        (format!("{registry}username = 'u'"), &["ingest.registry.username"]),
+        (format!("{registry}password = 'p'"), &["ingest.registry.username"]),
+        (format!("{registry}username = 'u'\npassword = 'p'"), &[]),
+        (format!("{registry}username = 'u'\npassword = 'p'\ntoken = 't'"), &["ingest.registry.token"]),
+        ("[ingest.columns]\ntenant = { field = 't', type = 'long' }".to_owned(), &[]),
+        ("[ingest.columns]\nTenant = { field = 't', type = 'long' }".to_owned(), &["ingest.columns.Tenant"]),
+        (
+            "[ingest.columns]\na = { field = 't', type = 'long' }\nb = { field = 't', type = 'string' }".to_owned(),
+            &["ingest.columns.b.field"],
+        ),
+        ("[redact]\nfields = ['requester', 'request.user']".to_owned(), &[]),
+        (
+            "[redact]\nfields = ['', 'a..b', 'status_code']".to_owned(),
+            &["redact.fields.0", "redact.fields.1", "redact.fields.2"],
+        ),
+        ("[redact.custom]\nbadge = 'B-[0-9]+'".to_owned(), &[]),
+        ("[redact.custom]\nbadge = '('".to_owned(), &["redact.custom.badge"]),
+        ("[redact.custom]\nbadge = 'B*'".to_owned(), &["redact.custom.badge"]),
+        ("[redact.custom]\nemail = 'x'".to_owned(), &["redact.custom.email"]),
+        ("[redact.custom]\n'9x' = 'x'".to_owned(), &["redact.custom.9x"]),
+        ("[redact]\nkey = 'short'".to_owned(), &["redact.key"]),
+        ("[redact]\nkey = 'sixteen bytes or more'\nkey_file = 'k'".to_owned(), &["redact.key"]),
+        ("[redact]\nkey = 'sixteen bytes or more'".to_owned(), &[]),
+        ("[maintenance.retention_days]\ninference_log = 90\ndead_letter = 1".to_owned(), &[]),
+        ("[maintenance.retention_days]\ninference_log = 0".to_owned(), &["maintenance.retention_days.inference_log"]),
+        ("[maintenance.retention_days]\nremoval = 9".to_owned(), &["maintenance.retention_days.removal"]),
+        ("[maintenance.retention_days]\nx_log = 9".to_owned(), &["maintenance.retention_days.x_log"]),
+        (format!("[maintenance.retention_days]\nx_log = 9\n{}", route("topics = 'a'\ntable = 'x_log'")), &[]),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(paths_of(text), *expected, "{text}\n{:#?}", problems(&format!("version = 1\n{text}\n")));
+    }
+}
+
 #[test]
 fn the_environment_is_read_where_it_is_named() {
     let ok = "version = 1\n[kafka.properties]\n'sasl.password' = 'x-${KAFKA_PASSWORD}'\n";

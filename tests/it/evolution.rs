@@ -89,6 +89,54 @@ async fn a_new_field_lands_in_extra_and_is_promoted_by_a_restart() {
     assert_eq!(count(&lake, LOGS, r#"request_id = '300' AND tenant IS NULL AND extra = '{"tenant_no":300}'"#).await, 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_column_is_promoted_under_load_without_losing_a_row_or_a_value() {
+    const LOGS_SENT: u64 = 6_000;
+    let topic = kafka::topic("promote", 4, &[]).await;
+    let home = Home::new(&topic);
+    let group = "'session.timeout.ms' = '3000'";
+    let column = "[ingest.columns]\ntenant = { field = 'tenant_no', type = 'long' }\n";
+    let before = [home.config("one", group, ""), home.config("two", group, "")];
+    let lake = home.lake().await;
+    let sending = topic.clone();
+    let producer = std::thread::spawn(move || {
+        let producer = kafka::producer(kafka::brokers());
+        for id in 0..LOGS_SENT {
+            let log = with_field(id, "tenant_no", json!(id));
+            let partition = i32::try_from(id % 4).unwrap();
+            kafka::send(&producer, BaseRecord::to(&sending).partition(partition).payload(log.as_slice()));
+            if id % 100 == 99 {
+                producer.flush(Duration::from_secs(60)).unwrap();
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    });
+    let mut daemons = before.each_ref().map(|config| Some(Daemon::start(config)));
+    until("some rows of before", PATIENCE, async || count(&lake, LOGS, "").await > 500).await;
+    // One after the other is started anew with the column; the other goes on without it meanwhile.
+    for (place, name) in ["one", "two"].into_iter().enumerate() {
+        assert!(daemons[place].take().is_some_and(|daemon| daemon.stop().success()));
+        let promoted = home.config(name, group, column);
+        daemons[place] = Some(Daemon::start(&promoted));
+        let at = count(&lake, LOGS, "").await;
+        until("rows go on", PATIENCE, async || count(&lake, LOGS, "").await > at + 500).await;
+    }
+    producer.join().unwrap();
+    let config = home.config("one", group, column);
+    let lake = pelton::daemon::open_lake(&home.load(&config)).await.unwrap();
+    let sent = i64::try_from(LOGS_SENT).unwrap();
+    until("all rows", PATIENCE, async || count(&lake, LOGS, "").await >= sent).await;
+    for daemon in daemons.into_iter().flatten() {
+        assert!(daemon.stop().success());
+    }
+    let value = "coalesce(tenant, CAST(regexp_match(extra, '\"tenant_no\":([0-9]+)')[1] AS BIGINT))";
+    assert_eq!(count(&lake, LOGS, &format!("{value} = CAST(request_id AS BIGINT)")).await, sent, "each has its value");
+    assert_eq!(count(&lake, LOGS, "tenant IS NOT NULL AND extra IS NOT NULL").await, 0, "in one place");
+    assert!(count(&lake, LOGS, "tenant IS NULL").await >= 500 && count(&lake, LOGS, "tenant IS NOT NULL").await >= 500);
+    let report = pelton::daemon::audit::audit(&home.load(&config).kafka, &lake).await.unwrap();
+    assert!(report.is_clean() && report.rows() == LOGS_SENT, "{report:#?}");
+}
+
 fn part(start: i64, promoted: &Promoted) -> Part {
     let mut rows = InferenceLogBuilder::with_promoted(promoted);
     for offset in start..start + 10 {

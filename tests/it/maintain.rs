@@ -6,8 +6,8 @@ use crate::support::parts::{assert_exact, committer, key, part, part_with};
 use crate::support::python;
 use pelton::config::Maintenance;
 use pelton::daemon::forget::forget;
-use pelton::domain::Timestamp;
-use pelton::lake::{CommitError, Lake, Maintained, Reason, Round, TableName};
+use pelton::domain::{LogName, Timestamp};
+use pelton::lake::{CommitError, Lake, Logs, Maintained, Reason, Round, Store, TableName};
 use pelton::runtime::now;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -190,6 +190,32 @@ async fn retention_drops_whole_days_and_the_audit_knows_why() {
     empty.rows.clear();
     us.commit(LOGS, &[empty]).await.unwrap();
     assert_eq!(reopened.audit().await.unwrap().missing(), 18);
+}
+
+#[tokio::test]
+async fn a_table_of_a_route_is_dropped_by_its_own_retention() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = TableName::of_log(LogName::new("own_log").unwrap()).unwrap();
+    let logs = Logs { tables: vec![own], ..Logs::default() };
+    let lake = Lake::open_with(Store::open(&config(dir.path())).unwrap(), logs).await.unwrap();
+    let mut us = committer(&lake).await;
+    let today = now().micros().div_euclid(DAY_MICROS);
+    let spread = |offset: i64, row: &mut pelton::domain::InferenceRow<'_>| {
+        row.request_time = Timestamp::from_micros((today - offset % 5) * DAY_MICROS + HOUR_MICROS);
+    };
+    for name in [own, LOGS] {
+        us.pin(name, &[(key(i32::from(name == LOGS)), 0)]).await.unwrap();
+    }
+    us.commit(own, &[part_with(0, 0..50, spread)]).await.unwrap();
+    us.commit(LOGS, &[part_with(1, 0..50, spread)]).await.unwrap();
+    let kept = Maintenance { retention_days: BTreeMap::from([("own_log".to_owned(), 3)]), ..settings() };
+    let at = Timestamp::from_micros(today * DAY_MICROS + 2 * HOUR_MICROS);
+    let done = round(&lake, &kept, &[own, LOGS], at).await;
+    assert!(done[0].dropped.rows > 0 && done[1].dropped.rows == 0, "{done:#?}");
+    assert_eq!(number(&lake, own, "SELECT count(DISTINCT request_date) FROM own_log").await, 3);
+    assert_eq!(number(&lake, LOGS, "SELECT count(DISTINCT request_date) FROM inference_log").await, 5);
+    let audit = lake.audit().await.unwrap();
+    assert!(audit.is_clean() && audit.removed() == done[0].dropped.rows, "{audit:#?}");
 }
 
 #[tokio::test]

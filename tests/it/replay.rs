@@ -2,10 +2,13 @@
 
 use crate::support::kafka::{self, Daemon, Home, until};
 use crate::support::lake::{count, number};
+use crate::support::registry::{Books, Registry};
 use pelton::daemon::audit::audit;
+use pelton::domain::LogName;
 use pelton::lake::{Lake, TableName};
 use pelton::runtime::Failpoint;
 use rdkafka::producer::{BaseRecord, Producer};
+use serde_json::json;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -88,6 +91,77 @@ async fn dead_letters_that_decode_after_a_fix_become_rows_once() {
     assert_eq!(report.partitions.iter().map(|p| p.tables.replayed).sum::<u64>(), 20);
     let wrong = pelton(&["replay", "--where", "colour = 'red'"], &wide, &[]);
     assert!(!wrong.status.success() && said(&wrong).contains("colour"), "{}", said(&wrong));
+}
+
+/// A message of three log records of OpenTelemetry, and spaces that make it too large.
+fn export(message: usize) -> Vec<u8> {
+    let text = |s: &str| json!({"stringValue": s});
+    let record = |place: usize| {
+        json!({"timeUnixNano": "1795341600000000000", "eventName": "gen_ai.client.inference.operation.details", "attributes": [
+            {"key": "gen_ai.response.id", "value": text(&format!("otel-{message}-{place}"))},
+            {"key": "gen_ai.input.messages", "value": text(r#"[{"role":"user","parts":[{"type":"text","content":"q"}]}]"#)}]})
+    };
+    let records: Vec<_> = (0..3).map(record).collect();
+    let whole = json!({"resourceLogs": [{"scopeLogs": [{"logRecords": records}]}]});
+    format!("{whole}{}", " ".repeat(3000)).into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn framed_messages_records_of_opentelemetry_and_tables_of_routes_are_replayed() {
+    let names = ["framed", "otel", "own"].map(kafka::unique);
+    for name in &names {
+        kafka::exact_topic(name, 1, &[]).await;
+    }
+    let [framed, otel, own] = &names;
+    let registry = Registry::start(Books::default()).await;
+    let producer = kafka::producer(kafka::brokers());
+    for id in 0..10u64 {
+        let in_frame = [&[0, 0, 0, 0, 7][..], &kafka::log(id)].concat();
+        let large = [kafka::log(100 + id), vec![b' '; 3000]].concat();
+        for (topic, payload) in [(framed, in_frame), (otel, export(usize::try_from(id).unwrap())), (own, large)] {
+            kafka::send(&producer, BaseRecord::to(topic).payload(payload.as_slice()));
+        }
+    }
+    producer.flush(Duration::from_secs(30)).unwrap();
+    let home = Home::at(kafka::brokers(), &kafka::topic("none", 1, &[]).await);
+    let settings = |bytes_max: usize| {
+        format!(
+            "message_bytes_max = {bytes_max}\n[ingest.registry]\nurl = '{}'\n[[ingest.routes]]\ntopics = '{framed}'\n\
+             format = 'registry'\n[[ingest.routes]]\ntopics = '{otel}'\nformat = 'otlp'\n[[ingest.routes]]\n\
+             topics = '{own}'\ntable = 'own_log'\n",
+            registry.url
+        )
+    };
+    let config = home.config("daemon", "", &settings(2000));
+    let lake = pelton::daemon::open_lake(&home.load(&config)).await.unwrap();
+    let daemon = Daemon::start(&config);
+    until("the dead letters", PATIENCE, async || count(&lake, TableName::DeadLetter, "").await == 30).await;
+    assert!(daemon.stop().success());
+    assert_eq!(count(&lake, TableName::DeadLetter, "code = 'TOO_LARGE'").await, 20);
+
+    // The schema is registered and the bound is raised; the registry is away for a moment.
+    let wide = home.config("daemon", "", &settings(20_000));
+    registry.books.lock().unwrap().ids.insert(7, json!({"schemaType": "JSON", "schema": "{}"}));
+    registry.books.lock().unwrap().away = true;
+    let away = pelton(&["replay", "--where", "true"], &wide, &[]);
+    assert!(!away.status.success() && said(&away).contains("schema registry"), "{}", said(&away));
+    registry.books.lock().unwrap().away = false;
+    for added in [10 + 30 + 10, 0] {
+        let done = pelton(&["replay", "--where", "true"], &wide, &[]);
+        let expected = format!("30 dead letters, 30 decode now, {added} rows added");
+        assert!(done.status.success() && said(&done).contains(&expected), "{}", said(&done));
+    }
+    let own_log = TableName::of_log(LogName::new("own_log").unwrap()).unwrap();
+    for (table, topic, rows) in
+        [(TableName::InferenceLog, framed, 10), (TableName::InferenceLog, otel, 30), (own_log, own, 10)]
+    {
+        let only = format!("kafka_topic = '{topic}' AND replay_time IS NOT NULL");
+        assert_eq!(count(&lake, table, &only).await, rows, "{topic}");
+    }
+    let ids = "SELECT count(DISTINCT request_id) FROM inference_log WHERE request_id LIKE 'otel-%'";
+    assert_eq!(number(&lake, TableName::InferenceLog, ids).await, 30, "each record is a row");
+    let report = audit(&home.load(&wide).kafka, &lake).await.unwrap();
+    assert!(report.is_clean(), "{report:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
