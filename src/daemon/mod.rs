@@ -16,30 +16,26 @@ pub mod eval;
 pub mod forget;
 pub mod formats;
 pub mod gap;
+pub mod maintenance;
 pub mod pipeline;
 pub mod replay;
 pub mod schedule;
 mod scheduler;
-
 mod shortened;
+
 use crate::config::Config;
 use crate::domain::{Version, VersionState};
 use crate::ingest::Progress;
-use crate::lake::{Lake, Round, Store, TableName};
+use crate::lake::{Lake, Store, TableName};
 use crate::query::{Sources, Table};
-use crate::runtime::{Backoff, Shutdown, now};
-use crate::telemetry::Event;
+use crate::runtime::{Backoff, Shutdown};
 use anyhow::{Context as _, Result};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::task::JoinSet;
-
-/// Listing folders, dropping and deleting is done at every so many rounds of maintenance, the first among them.
-const ROUNDS_A_THOROUGH_ONE: u64 = 20;
 
 /// Opens the lake of a configuration; a relative folder is relative to the configuration's file.
 ///
@@ -133,7 +129,7 @@ async fn work(config: Config, progress: Arc<Progress>, shutdown: Shutdown) -> Re
     let lake = open_lake_patiently(&config, &shutdown).await?;
     let config = Arc::new(config);
     let mut tasks = JoinSet::new();
-    tasks.spawn(maintain(Arc::clone(&config), lake.clone(), shutdown.clone()));
+    tasks.spawn(maintenance::run(Arc::clone(&config), lake.clone(), shutdown.clone()));
     tasks.spawn(pipeline::run_ingest(config.clone(), lake.clone(), progress, shutdown.clone()));
     tasks.spawn(scheduler::run(Arc::clone(&config), lake.clone(), shutdown.clone()));
     let mut outcome = Ok(());
@@ -167,46 +163,4 @@ async fn open_lake_patiently(config: &Config, shutdown: &Shutdown) -> Result<Lak
             () = shutdown.cancelled() => return Err(error),
         }
     }
-}
-
-/// Keeps the tables in order until the shutdown: each round merges small files, every [`ROUNDS_A_THOROUGH_ONE`]th also drops
-/// old days and deletes what nobody needs.
-async fn maintain(config: Arc<Config>, lake: Lake, shutdown: Shutdown) -> Result<()> {
-    let period = Duration::from_secs(config.maintenance.period_seconds);
-    for number in 1u64.. {
-        // Daemons of one group start together; they should not merge the same files at the same time.
-        let pause = period.mul_f64(rand::random_range(0.75..1.25));
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = shutdown.cancelled() => break,
-        }
-        let round = Round { now: now(), thorough: number % ROUNDS_A_THOROUGH_ONE == 1, dry_run: false };
-        let (lake, config, shutdown) = (lake.clone(), Arc::clone(&config), shutdown.clone());
-        let runtime = Handle::current();
-        // Decoding and encoding take their time: not on the threads that answer and wait.
-        let work = move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    done = lake.maintain(&config.maintenance, &[], round) => Some(done),
-                    // Ended anywhere it leaves files that nothing refers to, as a crash would; the vacuum takes them later.
-                    () = shutdown.cancelled() => None,
-                }
-            })
-        };
-        match tokio::task::spawn_blocking(work).await.context("maintenance panicked")? {
-            Some(Ok(done)) => {
-                for one in &done {
-                    let (table, files, bytes) = (one.table.as_str(), one.files_after, one.bytes);
-                    Event::Maintained { table, files, bytes, files_merged: one.compacted.files_merged, detail: one }
-                        .emit();
-                }
-            }
-            Some(Err(error)) => {
-                let error = format!("{:#}", anyhow::Error::new(error));
-                Event::MaintenanceFailed { error: &error }.emit();
-            }
-            None => break,
-        }
-    }
-    Ok(())
 }

@@ -1,4 +1,7 @@
 //! When cycles start: by cron, or when a window has its minimum of fresh prompts. Pure: times and events in, a decision out.
+//!
+//! A clock that was ahead for a while leaves events of times that are still to come. They count as what they say, but no
+//! pause, no cron time and no window begins at them: otherwise nothing would start until the clock is there again.
 
 use crate::config::{Model, Window};
 use crate::domain::{CycleEvent, CycleId, CycleState, Timestamp, Trigger};
@@ -37,24 +40,28 @@ impl Past {
             failures: 0,
             open: Vec::new(),
         };
-        let mut last: BTreeMap<&CycleId, &CycleEvent> = BTreeMap::new();
+        // By whether it has ended, not by its last event: a clock that went back puts the end before the beginning.
+        let mut ended: BTreeMap<&CycleId, bool> = BTreeMap::new();
         for event in events {
+            let time = Some(event.time).filter(|time| *time <= now);
             match event.state {
-                CycleState::Requested => past.last_requested = Some(event.time),
-                CycleState::Done => (past.last_ended, past.failures) = (Some(event.time), 0),
-                CycleState::Skipped => past.last_ended = Some(event.time),
-                CycleState::Failed => (past.last_ended, past.failures) = (Some(event.time), past.failures + 1),
+                CycleState::Requested => past.last_requested = time.or(past.last_requested),
+                CycleState::Done => (past.last_ended, past.failures) = (time.or(past.last_ended), 0),
+                CycleState::Skipped => past.last_ended = time.or(past.last_ended),
+                CycleState::Failed => {
+                    (past.last_ended, past.failures) = (time.or(past.last_ended), past.failures + 1);
+                }
                 _ => {}
             }
             // Only a finished cycle used its prompts up; those of a failed or skipped one are fresh still.
             if event.state == CycleState::Done
-                && let Some(until) = event.until
+                && let Some(until) = event.until.filter(|until| *until <= now)
             {
                 past.since = past.since.max(until);
             }
-            last.insert(&event.cycle, event);
+            *ended.entry(&event.cycle).or_default() |= event.state.is_end();
         }
-        past.open = last.values().filter(|e| !e.state.is_end()).map(|e| e.cycle.clone()).collect();
+        past.open = ended.into_iter().filter(|(_, ended)| !ended).map(|(cycle, _)| cycle.clone()).collect();
         past
     }
 
@@ -159,6 +166,29 @@ mod tests {
         let asked = [event("a", CycleState::Requested, NOON + 1), event("a", CycleState::Done, NOON + 9)];
         assert_eq!(at(NOON + 10, NOON - 100, &asked), None);
         assert_eq!(at(NOON + DAY, NOON - 100, &asked), Some(Trigger::Cron));
+    }
+
+    #[test]
+    fn a_clock_that_was_a_year_ahead_starts_one_cycle_and_stops_none() {
+        let model = model(Some("0 12 * * *"), true);
+        let year = 365 * DAY;
+        let at = |now: i64, events: &[CycleEvent]| {
+            let mut events = events.to_vec();
+            events.sort_by_key(|e| e.time);
+            decide(&past(&events, now), &model, false, Timestamp::from_micros(NOON - 100), Timestamp::from_micros(now))
+        };
+        assert_eq!(at(NOON + year, &[]), Some(Trigger::Cron), "one of its times has passed");
+        let asked = event("a", CycleState::Requested, NOON + year);
+        assert_eq!(at(NOON + year + 2, &[asked.clone(), event("a", CycleState::Done, NOON + year + 1)]), None);
+        // The clock goes back while the cycle runs: its end is before its beginning.
+        let back = [asked, event("a", CycleState::Done, NOON - 50)];
+        assert_eq!(at(NOON - 40, &back), None);
+        assert_eq!(at(NOON + 1, &back), Some(Trigger::Cron), "the next of its times is not missed");
+        let again = [back.as_slice(), &[event("b", CycleState::Requested, NOON + 1)]].concat();
+        assert_eq!(past(&again, NOON + 2).open, [CycleId::new("b").unwrap()]);
+        let done = [again.as_slice(), &[event("b", CycleState::Done, NOON + 3)]].concat();
+        assert_eq!(at(NOON + 4, &done), None, "and starts one cycle only");
+        assert_eq!(past(&[event("c", CycleState::Done, NOON + year)], NOON).since.micros(), NOON - DAY);
     }
 
     #[test]

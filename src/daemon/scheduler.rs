@@ -37,7 +37,7 @@ struct Watched {
 /// # Errors
 /// None that a later turn could mend: those are logged.
 pub async fn run(config: Arc<Config>, lake: Lake, shutdown: Shutdown) -> Result<()> {
-    let started = now();
+    let mut started = now();
     let scheduled = |m: &Model| m.schedule.cron.is_some() || m.schedule.on_fresh_prompts;
     let names = config.models.iter().filter(|(_, m)| scheduled(m)).map(|(name, _)| name.clone());
     let mut models: Vec<Watched> = names.map(|name| Watched { name, counted: None, enough: false }).collect();
@@ -46,6 +46,8 @@ pub async fn run(config: Arc<Config>, lake: Lake, shutdown: Shutdown) -> Result<
             () = tokio::time::sleep(TICK) => {}
             () = shutdown.cancelled() => break,
         }
+        // The clock may have been ahead when the daemon started.
+        started = started.min(now());
         for watched in &mut models {
             if let Err(error) = look(&config, &lake, watched, started, &shutdown).await {
                 let (model, error) = (watched.name.as_str(), format!("{error:#}"));
@@ -120,7 +122,7 @@ async fn supervise(config: &Config, lake: &Lake, model: &ModelName, id: &CycleId
             return Ok(());
         }
     };
-    let ended = lake.events_of_cycle(id).await?.last().is_some_and(|e| e.state.is_end());
+    let ended = lake.events_of_cycle(id).await?.iter().any(|e| e.state.is_end());
     if !ended {
         let detail = json!({ "error": death(status) }).to_string();
         let (cycle, model) = (id.clone(), model.clone());

@@ -1,6 +1,7 @@
 //! What happens in a daemon, as types: each event knows its log line and its metrics.
 
 use super::metric;
+use crate::domain::Timestamp;
 use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
@@ -103,14 +104,45 @@ pub enum Event<'a> {
         /// Their bytes.
         bytes: u64,
         /// Small files that were merged.
-        files_merged: usize,
+        files_merged: u64,
+        /// Their bytes.
+        bytes_merged: u64,
+        /// Rows that retention dropped.
+        rows_dropped: u64,
+        /// Files deleted that no readable version needs.
+        files_vacuumed: u64,
         /// What else was done, for the log.
         detail: &'a dyn std::fmt::Debug,
+    },
+    /// A round of maintenance has come through.
+    MaintenanceDone {
+        /// Whether it was to remove what is old.
+        thorough: bool,
+        /// What it took.
+        duration: Duration,
+        /// When it ended.
+        time: Timestamp,
+        /// Whether the round before failed.
+        recovered: bool,
+    },
+    /// Nothing is removed by its age, because no message is dated near the clock's present; said once.
+    ClockDoubted {
+        /// What the clock says.
+        now: Timestamp,
+        /// The newest message up to then.
+        newest: Timestamp,
+    },
+    /// Messages say the same time as the clock again.
+    ClockBelieved {
+        /// What both say.
+        now: Timestamp,
     },
     /// A round of maintenance could not do all of its work.
     MaintenanceFailed {
         /// The cause.
         error: &'a str,
+        /// Whether the round before failed too: that was said then.
+        again: bool,
     },
     /// A cycle came to a state.
     CycleStep {
@@ -191,11 +223,22 @@ impl Event<'_> {
             }
             Self::Back { what } => metric::UP.set(&[what], 1),
             Self::Gap { .. } => metric::GAPS.add(1),
-            Self::Maintained { table, files, bytes, files_merged, .. } => {
+            Self::Maintained {
+                table, files, bytes, files_merged, bytes_merged, rows_dropped, files_vacuumed, ..
+            } => {
                 metric::TABLE_FILES.set(&[table], i64::try_from(files).unwrap_or(i64::MAX));
                 metric::TABLE_BYTES.set(&[table], i64::try_from(bytes).unwrap_or(i64::MAX));
-                metric::FILES_MERGED.add(&[table], files_merged as u64);
+                metric::FILES_MERGED.add(&[table], files_merged);
+                metric::BYTES_MERGED.add(&[table], bytes_merged);
+                metric::ROWS_DROPPED.add(&[table], rows_dropped);
+                metric::FILES_VACUUMED.add(&[table], files_vacuumed);
             }
+            Self::MaintenanceDone { thorough, duration, time, .. } => {
+                metric::MAINTENANCE_SECONDS.observe(&[if thorough { "thorough" } else { "light" }], duration);
+                metric::MAINTENANCE_SUCCESS.set(time.micros() / 1_000_000);
+            }
+            Self::ClockDoubted { .. } => metric::CLOCK_DOUBTED.set(1),
+            Self::ClockBelieved { .. } => metric::CLOCK_DOUBTED.set(0),
             Self::MaintenanceFailed { .. } => metric::MAINTENANCE_FAILURES.add(1),
             Self::CycleEnded { state, .. } => {
                 metric::CYCLES.add(1);
@@ -237,7 +280,21 @@ impl Event<'_> {
                 "partition stopped: the broker does not have the offset that the tables need next"
             ),
             Self::Maintained { table, detail, .. } => debug!(table, ?detail, "maintained"),
-            Self::MaintenanceFailed { error } => warn!(error, "maintenance failed, trying again later"),
+            Self::MaintenanceDone { recovered: true, .. } => info!("maintenance comes through again"),
+            Self::MaintenanceDone { thorough, duration, .. } => debug!(thorough, ?duration, "maintenance done"),
+            Self::ClockDoubted { now, newest } => warn!(
+                %now,
+                %newest,
+                "nothing is removed by its age: no message is dated near the clock's present; if the clock is right, run \
+                 `pelton maintain --trust-clock`"
+            ),
+            Self::ClockBelieved { now } => {
+                info!(%now, "messages say the same time as the clock: old rows and files go again")
+            }
+            Self::MaintenanceFailed { error, again: false } => {
+                warn!(error, "maintenance failed, trying again at each turn");
+            }
+            Self::MaintenanceFailed { error, again: true } => debug!(error, "maintenance failed again"),
             Self::CycleStep { cycle, state, detail } => info!(cycle, state, detail, "cycle"),
             Self::CycleEnded { cycle, state, detail } => info!(cycle, state, detail, "cycle ended"),
             Self::VersionPromoted { version, gain } => info!(version, gain, "version promoted"),

@@ -1,6 +1,7 @@
 //! The one integration-test binary: each file proves the promises of one stage.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot go on should panic and say where")]
 
+mod clock;
 mod codec;
 mod committer;
 mod config;

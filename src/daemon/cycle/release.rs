@@ -2,7 +2,7 @@
 
 use super::steps::Tuned;
 use super::{Job, Turn, workspace};
-use crate::domain::{Comparison, EvalReport, TrainingSet, Verdict, Version, VersionRef, VersionState};
+use crate::domain::{Comparison, EvalReport, Timestamp, TrainingSet, Verdict, Version, VersionRef, VersionState};
 use crate::evaluate::{self, page};
 use crate::model::{ADAPTER_WEIGHTS, Lora, Model};
 use crate::publish::{Manifest, Publisher, Registry};
@@ -57,7 +57,7 @@ pub(super) async fn register(
     let mut version = Version {
         reference: reference.clone(),
         state: VersionState::Registered,
-        time: now(),
+        time: version_time(turn).await?,
         cycle: turn.job.id.clone(),
         parent: turn.champion.as_ref().map(|(v, _)| v.clone()),
         base_hash: turn.base.content_hash().to_owned(),
@@ -78,13 +78,20 @@ pub(super) async fn register(
         Verdict::Reject(conditions) => (VersionState::Rejected, conditions.join("; ")),
     };
     if !known.contains(&version.state) {
-        version.time = now();
+        version.time = version_time(turn).await?;
         turn.job.lake.append_version(&version).await?;
         if version.state == VersionState::Promoted {
             Event::VersionPromoted { version: &reference.to_string(), gain: report.reward_gain.mean }.emit();
         }
     }
     Ok(Released { version: reference, location })
+}
+
+/// The present, or just after the model's last state change where the clock has gone back: the champion is the version that
+/// was promoted last.
+async fn version_time(turn: &Turn<'_>) -> Result<Timestamp> {
+    let last = turn.job.lake.versions(turn.job.model).await?.last().map(|v| v.time.micros());
+    Ok(last.map_or_else(now, |last| now().max(Timestamp::from_micros(last + 1))))
 }
 
 /// The states that a version has come to; a resumed cycle does not write one twice.

@@ -18,6 +18,8 @@ pub struct Compacted {
     pub files_merged: usize,
     /// Files that they became.
     pub files_written: usize,
+    /// Bytes of the files that were merged.
+    pub bytes: u64,
     /// Their rows.
     pub rows: u64,
     /// Merges that another writer made useless by being first.
@@ -36,6 +38,7 @@ impl Lake {
             if dry_run {
                 done.files_merged += bins.iter().map(Vec::len).sum::<usize>();
                 done.files_written += bins.len();
+                done.bytes += bins.iter().flatten().map(|f| f.bytes).sum::<u64>();
                 done.rows += bins.iter().flatten().filter_map(|f| f.rows).sum::<u64>();
             } else {
                 self.merge(name, &table, &bins, aim, &mut done).await?;
@@ -73,6 +76,7 @@ impl Lake {
             Outcome::Done(_) => {
                 done.files_merged += rewrite.removes.len();
                 done.files_written += rewrite.adds.len();
+                done.bytes += bins.iter().flatten().map(|f| f.bytes).sum::<u64>();
                 done.rows += rows;
             }
             Outcome::Overtaken => done.overtaken += bins.len(),

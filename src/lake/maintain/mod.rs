@@ -4,6 +4,7 @@
 //! All of it may run in several processes at once and beside ingestion. It moves no offset; it drops rows only by the
 //! configured retention, and records their offsets first.
 
+mod clock;
 mod compact;
 mod plan;
 mod retain;

@@ -2,7 +2,8 @@
 //! came to be.
 //!
 //! Only age decides. A file may be written and not yet committed, by this process or another, so nothing that is younger
-//! than the history is deleted unless the log says that it was taken out before.
+//! than the history is deleted unless the log says that it was taken out before. A clock that is ahead makes such a file look
+//! old; so it is spared, too, while it is among the youngest of its table, by the clock that dates the files.
 
 use super::super::error::{Error, Result};
 use super::super::{Lake, TableName};
@@ -22,6 +23,10 @@ pub struct Vacuumed {
     pub bytes: u64,
 }
 
+/// A file that no version refers to is spared while no file of the table is so much younger: it may be about to be committed,
+/// whatever our clock says of it.
+const YOUNGEST_MS: i64 = 900_000;
+
 /// A file under a table's folder that its newest version does not refer to.
 #[derive(Debug, Clone)]
 pub(in crate::lake) struct Unused {
@@ -31,6 +36,8 @@ pub(in crate::lake) struct Unused {
     pub(in crate::lake) removed_ms: Option<i64>,
     /// When it was written.
     pub(in crate::lake) written_ms: i64,
+    /// Whether it is among the youngest files under the table's folder, and no version ever referred to it.
+    pub(in crate::lake) may_be_committed: bool,
 }
 
 impl Lake {
@@ -44,8 +51,10 @@ impl Lake {
         let table = self.fresh(name).await?.clone();
         let unused = unused(&table).await.map_err(Error::table(name, "list its folder"))?;
         let before = now_ms - i64::try_from(history.as_millis()).unwrap_or(i64::MAX);
-        let old: Vec<Unused> =
-            unused.into_iter().filter(|file| file.removed_ms.unwrap_or(file.written_ms) < before).collect();
+        let old: Vec<Unused> = unused
+            .into_iter()
+            .filter(|f| f.removed_ms.unwrap_or(f.written_ms) < before && !f.may_be_committed)
+            .collect();
         let staged = staged(&table, before);
         let done = Vacuumed {
             files: old.len() + staged.len(),
@@ -72,13 +81,14 @@ pub(in crate::lake) async fn unused(table: &DeltaTable) -> std::result::Result<V
         .map_ok(|t| (t.path().into_owned(), t.deletion_timestamp().unwrap_or_default()))
         .try_collect()
         .await?;
+    let youngest_ms = listed.iter().map(|meta| meta.last_modified.timestamp_millis()).max().unwrap_or_default();
     let is_data = |path: &str| !path.starts_with("_delta_log") && path.ends_with(".parquet");
     let unused = listed.into_iter().filter(|m| is_data(m.location.as_ref()) && !live.contains(m.location.as_ref()));
-    let unused = unused.map(|meta| Unused {
-        removed_ms: removed.get(meta.location.as_ref()).copied(),
-        written_ms: meta.last_modified.timestamp_millis(),
-        bytes: meta.size,
-        path: meta.location,
+    let unused = unused.map(|meta| {
+        let (removed_ms, written_ms) =
+            (removed.get(meta.location.as_ref()).copied(), meta.last_modified.timestamp_millis());
+        let may_be_committed = removed_ms.is_none() && youngest_ms - written_ms < YOUNGEST_MS;
+        Unused { removed_ms, written_ms, may_be_committed, bytes: meta.size, path: meta.location }
     });
     Ok(unused.collect())
 }
