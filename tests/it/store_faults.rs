@@ -10,14 +10,11 @@ use pelton::daemon::pipeline::run_ingest;
 use pelton::ingest::Progress;
 use pelton::lake::{CommitError, Committer, Lake, Logs, Part, Round, Store, TableName};
 use pelton::runtime::{Shutdown, now};
-use pelton::telemetry::metric;
 use rdkafka::mocking::MockCluster;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tempfile::TempDir;
 
 const LOGS: TableName = TableName::InferenceLog;
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -98,83 +95,6 @@ async fn ingestion_through_a_failing_store_is_exact() {
     task.await.unwrap().unwrap();
     let audit = sound.audit().await.unwrap();
     assert!(audit.is_clean() && audit.rows() == 3000, "{audit:#?}");
-}
-
-/// A disk of a few megabytes. Mounting takes root, or sudo without a password; without either the test fails and says so.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    fn mount(size: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().to_str().unwrap().to_owned();
-        let options = format!("size={size},mode=1777");
-        let arguments = ["mount", "-t", "tmpfs", "-o", &options, "tmpfs", &path];
-        let mounted = |program: &str, arguments: &[&str]| {
-            Command::new(program).args(arguments).output().is_ok_and(|done| done.status.success())
-        };
-        let done = mounted("mount", &arguments[1..]) || mounted("sudo", &[&["-n"][..], &arguments[..]].concat());
-        assert!(
-            done,
-            "a small disk cannot be mounted on {path}: run the tests as root, or with sudo that asks nothing"
-        );
-        Self(dir)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let path = self.0.path();
-        let unmounted = Command::new("umount").arg("-l").arg(path).status().is_ok_and(|s| s.success());
-        if !unmounted {
-            Command::new("sudo").args(["-n", "umount", "-l"]).arg(path).status().ok();
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_is_waited_for_and_said_once() {
-    let cluster = MockCluster::new(1).unwrap();
-    cluster.create_topic("logs", 2, 1).unwrap();
-    let brokers = cluster.bootstrap_servers();
-    let home = Home::at(&brokers, "logs");
-    let disk = SmallDisk::mount("12m");
-    let mut settings = home.load(&home.config("here", "", "retry_backoff_ms_max = 200"));
-    settings.lake.url = disk.0.path().join("lake").display().to_string();
-    settings.lake.fsync = true;
-    let lake = Lake::open(&settings.lake).await.unwrap();
-    // Something else fills the disk up.
-    let ballast = disk.0.path().join("ballast");
-    let shutdown = Shutdown::new();
-    let _guard = shutdown.clone().drop_guard();
-    let progress = Arc::<Progress>::default();
-    let task = tokio::spawn(run_ingest(Arc::new(settings), lake.clone(), progress.clone(), shutdown.clone()));
-    kafka::send_logs(&brokers, "logs", 2, 0..400, || {});
-    until("the first rows", PATIENCE, async || count(&lake, LOGS, "").await == 400).await;
-    fill_up(&ballast);
-    let said = metric::OUTAGES.get(&["store"]);
-    kafka::send_logs(&brokers, "logs", 2, 400..1200, || {});
-    until("the disk is said to be full", PATIENCE, async || metric::OUTAGES.get(&["store"]) > said).await;
-    for _ in 0..5 {
-        // It stays full, and nothing is committed that is not whole.
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        assert_eq!(count(&lake, LOGS, "").await, 400);
-    }
-    std::fs::remove_file(&ballast).unwrap();
-    until("the rows after the disk had space", PATIENCE, async || count(&lake, LOGS, "").await == 1200).await;
-    shutdown.cancel();
-    task.await.unwrap().unwrap();
-    let audit = lake.audit().await.unwrap();
-    assert!(audit.is_clean() && audit.rows() == 1200, "{audit:#?}");
-}
-
-/// Writes until there is no space for another byte.
-fn fill_up(path: &Path) {
-    use std::io::Write as _;
-    let mut file = std::fs::File::create(path).unwrap();
-    for size in [1 << 16, 1 << 12, 1 << 8, 1] {
-        let block = vec![0u8; size];
-        while file.write_all(&block).is_ok() {}
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
