@@ -258,3 +258,38 @@ async fn a_start_at_a_time_begins_with_the_first_message_of_that_time_and_holds(
     assert!(second.stop().success());
     assert_exact(&home, &config, 70).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_in_the_middle_of_an_assignment_ends_the_daemon() {
+    let topic = kafka::topic("term", 4, &[]).await;
+    let home = Home::new(&topic);
+    let stays = home.config("stays", SESSION, "retry_backoff_ms_max = 200");
+    let leaves = home.config("leaves", SESSION, "retry_backoff_ms_max = 200");
+    send(&topic, 4, 0..100);
+    let lake = home.lake().await;
+    let daemon = Daemon::start(&stays);
+    reached(&lake, 100).await;
+    let mut other = Daemon::start(&leaves);
+    until("they share the partitions", PATIENCE, async || lag_log(&leaves).contains("rebalance")).await;
+    // The table is away: what the other had is given to the first, and nobody can say where it begins.
+    let (table, hidden) = (home.dir.path().join("lake/tables/inference_log"), home.dir.path().join("hidden"));
+    std::fs::rename(&table, &hidden).unwrap();
+    other.kill();
+    until("it waits in an assignment", PATIENCE, async || lag_log(&stays).contains("trying until it is back")).await;
+    let mut daemon = daemon;
+    daemon.signal("TERM");
+    let mut status = None;
+    until("it ends", Duration::from_secs(40), async || {
+        status = daemon.ended();
+        status.is_some()
+    })
+    .await;
+    assert!(status.is_some_and(|status| status.success()), "{status:?}: {}", lag_log(&stays));
+    // The broker gives its partitions to whoever comes next, and nothing was lost.
+    std::fs::rename(&hidden, &table).unwrap();
+    send(&topic, 4, 100..200);
+    let next = Daemon::start(&leaves);
+    reached(&lake, 200).await;
+    assert!(next.stop().success());
+    assert_exact(&home, &leaves, 200).await;
+}
