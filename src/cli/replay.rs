@@ -40,11 +40,11 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     if !done.refused.is_empty() {
         print::table(&["still refused", "messages", "such as"], done.refused.iter().map(row).collect());
     }
-    let (selected, decoded, added) = (done.selected, done.decoded, done.added);
+    let (selected, decoded, added, before) = (done.selected, done.decoded, done.added, done.rows - done.added);
     if args.dry_run {
         println!("{selected} dead letters, {decoded} would become rows; nothing was written");
     } else {
-        println!("{selected} dead letters, {decoded} decode now, {added} rows added, {} there before", decoded - added);
+        println!("{selected} dead letters, {decoded} decode now, {added} rows added, {before} there before");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -43,6 +43,8 @@ pub struct Replayed {
     pub selected: u64,
     /// Those that decode now.
     pub decoded: u64,
+    /// The rows that they are: a message may hold several records.
+    pub rows: u64,
     /// Rows that were added; the others had been before.
     pub added: u64,
     /// Why the others are still none, by kind of fault, with one reason of each kind.
@@ -75,11 +77,11 @@ pub async fn replay(config: &Config, lake: &Lake, selection: &Selection) -> Resu
                 Err((code, reason)) => done.refused.entry(code).or_insert((0, reason)).0 += 1,
             }
             if pending.messages >= MESSAGES_MAX || pending.bytes >= BYTES_MAX {
-                done.added += pending.commit(lake, selection.dry_run).await?;
+                pending.commit(lake, selection.dry_run, &mut done).await?;
             }
         }
     }
-    done.added += pending.commit(lake, selection.dry_run).await?;
+    pending.commit(lake, selection.dry_run, &mut done).await?;
     Ok(done)
 }
 
@@ -114,6 +116,7 @@ type Outcome = std::result::Result<(), (String, String)>;
 struct Pending {
     logs: BTreeMap<TableName, InferenceLogBuilder>,
     feedback: Option<FeedbackBuilder>,
+    rows: u64,
     messages: usize,
     bytes: usize,
 }
@@ -146,9 +149,13 @@ impl Pending {
             Row::Inference(row) => {
                 let new = || InferenceLogBuilder::with_promoted(lake.promoted());
                 let origin = Origin { record: origin.record + place, ..origin };
+                self.rows += 1;
                 self.logs.entry(table(route.kind)).or_insert_with(new).append(&row, &origin);
             }
-            Row::Feedback(row) => self.feedback.get_or_insert_default().append(&row, &origin),
+            Row::Feedback(row) => {
+                self.rows += 1;
+                self.feedback.get_or_insert_default().append(&row, &origin);
+            }
         });
         decoded.map_err(Refusal::Schema)?;
         outcome?;
@@ -157,16 +164,16 @@ impl Pending {
         Ok(())
     }
 
-    async fn commit(&mut self, lake: &Lake, dry_run: bool) -> Result<u64> {
-        let Self { logs, feedback, .. } = std::mem::take(self);
-        let mut added = 0;
+    async fn commit(&mut self, lake: &Lake, dry_run: bool, done: &mut Replayed) -> Result<()> {
+        let Self { logs, feedback, rows, .. } = std::mem::take(self);
+        done.rows += rows;
         let logs = logs.into_iter().map(|(table, mut rows)| (table, rows.finish()));
         let feedback = feedback.map(|mut rows| (TableName::Feedback, rows.finish()));
         for (table, rows) in logs.chain(feedback).filter(|_| !dry_run) {
-            added += lake.add_replayed(table, &rows).await? as u64;
+            done.added += lake.add_replayed(table, &rows).await? as u64;
             failpoint(Failpoint::InReplay);
         }
-        Ok(added)
+        Ok(())
     }
 }
 

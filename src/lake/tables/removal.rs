@@ -5,7 +5,7 @@
 //! are still there says that the removal did not end; doing it again ends it.
 
 use super::{Reader, batch, times};
-use crate::domain::Timestamp;
+use crate::domain::{LogName, Timestamp};
 use crate::lake::column::Kind::{Int, Long, Text, Time};
 use crate::lake::column::{Column, required};
 use crate::lake::error::Result;
@@ -101,12 +101,14 @@ pub(in crate::lake) fn read(batch: &RecordBatch) -> Result<Vec<Removal>> {
     let (partitions, firsts, lasts) =
         (reader.ints("kafka_partition")?, reader.longs("first_offset")?, reader.longs("last_offset")?);
     let reason = |text: &str| [Reason::Retention, Reason::Forget].into_iter().find(|r| r.to_string() == text);
+    // A route's table may have a removal and be gone from the configuration since.
+    let table = |text: &str| text.parse().ok().or_else(|| TableName::of_log(LogName::new(text).ok()?).ok());
     let removal = |i: usize| {
         Ok(Removal {
             id: ids[i].clone(),
             time: at[i],
             reason: reader.parsed("reason", &reasons[i], reason, "`retention` or `forget` is expected")?,
-            table: reader.parsed("table_name", &tables[i], |t| t.parse().ok(), "a table's name is expected")?,
+            table: reader.parsed("table_name", &tables[i], table, "a table's name is expected")?,
             topic: topics[i].clone(),
             generation: generations[i].clone(),
             partition: partitions[i].unwrap_or_default(),

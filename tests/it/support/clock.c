@@ -1,12 +1,12 @@
 /* Moves the wall clock of a process: loaded before libc, it adds the seconds in a file (eight bytes, PELTON_TEST_CLOCK) to what
- * the system says. The monotonic clock is left alone, as it is when a machine's clock jumps, and so are libc's own waits. */
+ * the system says. The monotonic clock is left alone, as it is when a machine's clock jumps. So is gettimeofday, by which
+ * librdkafka computes when its waits end: the kernel ends them by the clock that was not moved. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,20 +26,4 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
   int failed = (int)syscall(SYS_clock_gettime, clock, now);
   if (!failed && ahead && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) now->tv_sec += *ahead;
   return failed;
-}
-
-int gettimeofday(struct timeval *restrict now, void *restrict zone) {
-  struct timespec precise;
-  (void)zone;
-  clock_gettime(CLOCK_REALTIME, &precise);
-  now->tv_sec = precise.tv_sec;
-  now->tv_usec = precise.tv_nsec / 1000;
-  return 0;
-}
-
-time_t time(time_t *now) {
-  struct timespec precise;
-  clock_gettime(CLOCK_REALTIME, &precise);
-  if (now) *now = precise.tv_sec;
-  return precise.tv_sec;
 }
