@@ -56,7 +56,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// The seconds between commits of ten simulated minutes in which so many bytes come each second, a row for each hundred.
+    /// The seconds between commits of ten simulated minutes in which so many bytes come each second, a row for each thousand.
     fn commits(bytes_a_second: usize) -> Vec<f64> {
         let ingest = Ingest { batch_age_ms_min: 2_000, batch_age_ms_max: 10_000, ..Ingest::default() };
         let mut pace = Pace::new(&ingest);
@@ -68,7 +68,7 @@ mod tests {
             if rows == 0 && come > 0 {
                 since = now;
             }
-            (rows, bytes) = (rows + come.div_ceil(100), bytes + come);
+            (rows, bytes) = (rows + come.div_ceil(1_000), bytes + come);
             if pace.is_due(rows, bytes, now - since, now) {
                 ages.push((now - last).as_secs_f64());
                 pace.cut(now);
