@@ -46,8 +46,8 @@ fn settings(home: &Home, versions: &str) -> PathBuf {
          schedule = {{ on_fresh_prompts = true }}\n\
          explore = {{ samples = 4, tokens_max = 48 }}\n\
          optimize = {{ epochs = 1, prompts_per_step = 8 }}\n\
-         gate = {{ prompts_min = 5 }}\n\
-         [models.sql-tiny.score.sql]\ndatabase = 'shop'\n",
+         gate = {{ prompts_min = 5, score = {{ sql = {{ database = 'shop' }}, refusal = {{}} }} }}\n\
+         [models.sql-tiny.score]\ncalibrate = true\nsql = {{ database = 'shop' }}\n",
         base.display()
     );
     std::fs::write(&path, text + &more).unwrap();
@@ -104,7 +104,13 @@ async fn a_cycle_starts_by_itself_survives_its_daemon_and_ends_in_a_version_and_
     let registry = Registry::new(store, &prefix);
     let stored = registry.list().await.unwrap();
     assert_eq!(stored.len(), 1);
-    assert_eq!(stored[0].manifest.cycle, last.cycle.as_str());
+    let manifest = &stored[0].manifest;
+    assert_eq!(manifest.cycle, last.cycle.as_str());
+    // Nobody rated anything, and that is on record; the gate has scorers of its own, and what it watches is too.
+    let calibration = manifest.calibration.as_ref().unwrap();
+    assert_eq!((calibration["samples"].as_u64(), calibration["chosen"].as_str()), (Some(0), Some("uncalibrated")));
+    let guards = &manifest.evaluation["guards"];
+    assert!(guards["training_gain"]["mean"].is_number() && guards["kl_to_base"].as_f64().unwrap() >= 0.0, "{guards}");
     assert!(registry.files(&stored[0].reference).await.unwrap().iter().any(|(n, _)| n == "adapter_model.safetensors"));
 
     let kafka = config.kafka.clone();

@@ -39,7 +39,8 @@ impl Tuned {
 
     /// What the gate watches beside the gain.
     pub(super) fn watched(&self, compared: &Compared) -> Watched {
-        let rewards = self.curve.iter().filter_map(|step| step["reward_mean"].as_f64());
+        // Not the step's own mean: prompts whose samples all earn the same, as after a collapse, are in no step.
+        let rewards = self.curve.iter().filter_map(|step| step["round_reward_mean"].as_f64());
         Watched {
             training: compared.training.clone(),
             training_curve: rewards.collect(),
@@ -119,9 +120,11 @@ pub(super) fn optimize(turn: &Turn<'_>, explored: &Explored, round: u32, start: 
     let watch = Watch::new(&report, &turn.cancelled);
     let (lora, options) = (&turn.settings.lora, &turn.settings.optimize);
     let trained = block_in_place(|| tao::optimize::optimize(&task, lora, options, seed, &watch))?;
+    #[expect(clippy::cast_precision_loss, reason = "candidates are counted in thousands")]
+    let round_reward_mean = candidates.iter().filter_map(|c| c.reward).sum::<f64>() / candidates.len().max(1) as f64;
     let record = |s: &tao::optimize::StepRecord| {
         json!({
-            "step": s.step, "loss": s.loss, "reward_mean": s.reward_mean, "kl": s.kl,
+            "step": s.step, "loss": s.loss, "reward_mean": s.reward_mean, "round_reward_mean": round_reward_mean, "kl": s.kl,
             "gradient_norm": s.gradient_norm, "tokens": s.tokens, "learning_rate": s.learning_rate, "skipped": s.skipped,
         })
     };

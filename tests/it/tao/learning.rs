@@ -26,6 +26,11 @@ const WORDS: [&str; 12] = ["<unk>", "<s>", "</s>", "<u>", "<a>", "red", "blue", 
 
 /// A folder with a random model that knows a dozen words.
 pub(super) fn model(folder: &Path) -> Model {
+    write_model(folder, None)
+}
+
+/// The same, or one that has likings: an output matrix of its own that is `liking` times as large.
+pub(super) fn write_model(folder: &Path, liking: Option<f64>) -> Model {
     let config = ModelConfig {
         model_type: "llama".to_owned(),
         hidden_size: 32,
@@ -38,14 +43,18 @@ pub(super) fn model(folder: &Path) -> Model {
         rope: Rope::plain(10_000.0),
         local_rope: None,
         options: Options::llama(8),
-        tie_word_embeddings: true,
+        tie_word_embeddings: liking.is_none(),
         vocab_size: WORDS.len(),
         max_position_embeddings: 32,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],
     };
     fs::write(folder.join("config.json"), config.to_json().unwrap()).unwrap();
-    Weights::random(&config, 3, &Device::Cpu).unwrap().write(folder, Precision::F32).unwrap();
+    let mut weights = Weights::random(&config, 3, &Device::Cpu).unwrap();
+    if let (Some(liking), Some(head)) = (liking, weights.tensors.get_mut("lm_head.weight")) {
+        *head = head.affine(liking, 0.0).unwrap();
+    }
+    weights.write(folder, Precision::F32).unwrap();
     let special = |id: usize| {
         serde_json::json!({"id": id, "content": WORDS[id], "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true})

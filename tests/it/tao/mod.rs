@@ -1,11 +1,13 @@
 //! The TAO engine's promises: no hack pays, no SQL harms, losses as on paper, the same seed the same adapter.
 
 mod calibration;
+mod collapse;
 mod endpoint;
 mod executor;
 mod judge;
 mod learning;
 mod losses;
+mod passages;
 mod reward;
 mod scorers;
 mod shop;

@@ -5,9 +5,12 @@
 
 use super::super::case::{Case, Finding};
 use super::super::member::Says;
-use super::super::text::{names, numbers, quotations, sentences, stems, words};
+use super::super::text::{names, numbers, quotations, sentences, stem, stems, words};
 use crate::config::GroundedScore;
 use std::collections::BTreeSet;
+
+/// How sentences begin that speak on.
+const PRONOUNS: &[&str] = &["he", "her", "his", "it", "its", "she", "their", "they", "these", "this", "those"];
 
 #[derive(Debug)]
 pub(in super::super) struct Grounded(pub(in super::super) GroundedScore);
@@ -27,7 +30,7 @@ impl Says for Grounded {
             ("names", share(names(case.response).iter().map(|n| all_words.contains(n)))),
             ("quotations", quoted(case.response, &document)),
             ("says_more", f64::from(u8::from(said.iter().any(|s| known.contains(s) && !asked.contains(s))))),
-            ("focus", focus(&said, &asked, &document)),
+            ("focus", focus(&said, &asked, &named(&question), &document)),
         ];
         let value = parts.iter().map(|(_, part)| part).product();
         Finding { value: Some(value), parts: parts.to_vec() }
@@ -66,10 +69,12 @@ fn quoted(response: &str, document: &str) -> f64 {
 }
 
 /// How much of the question the sentences speak of that the response is taken from: of the question's words that the document
-/// has at all, the share that is in the sentence with most of the response's words, or in the one before it (which names what
-/// "it" is). The best such sentence counts.
-fn focus(said: &BTreeSet<String>, asked: &BTreeSet<String>, document: &str) -> f64 {
-    let stems: Vec<BTreeSet<String>> = sentences(document).into_iter().map(stems).collect();
+/// has at all, the share that is in the sentence with most of the response's words; where that begins with a pronoun, the one
+/// before it counts too, because it names what "it" is. What the question calls by name must be there: a sentence that has all the other words speaks of
+/// something else. The best such sentence counts.
+fn focus(said: &BTreeSet<String>, asked: &BTreeSet<String>, named: &BTreeSet<String>, document: &str) -> f64 {
+    let sentences = sentences(document);
+    let stems: Vec<BTreeSet<String>> = sentences.iter().map(|s| stems(s)).collect();
     let known: BTreeSet<&String> = asked.iter().filter(|a| stems.iter().any(|s| s.contains(*a))).collect();
     if known.is_empty() {
         return 1.0;
@@ -79,10 +84,23 @@ fn focus(said: &BTreeSet<String>, asked: &BTreeSet<String>, document: &str) -> f
     let most = stems.iter().map(overlap).max().unwrap_or(0);
     let sources = (0..stems.len()).filter(|&i| most > 0 && overlap(&stems[i]) == most);
     let spoken = |i: usize| {
-        let before = i.checked_sub(1).map(|b| &stems[b]);
-        share(known.iter().map(|a| stems[i].contains(*a) || before.is_some_and(|b| b.contains(*a))))
+        let before = i.checked_sub(1).filter(|_| refers_back(sentences[i])).map(|b| &stems[b]);
+        let there = |word: &str| stems[i].contains(word) || before.is_some_and(|b| b.contains(word));
+        let names = share(known.iter().filter(|a| named.contains(**a)).map(|a| there(a)));
+        names * share(known.iter().map(|a| there(a)))
     };
     sources.map(spoken).fold(0.0, f64::max)
+}
+
+/// What a question calls by name.
+fn named(question: &str) -> BTreeSet<String> {
+    names(question).iter().map(|n| stem(n)).collect()
+}
+
+/// Whether a sentence is about what the one before it named.
+fn refers_back(sentence: &str) -> bool {
+    let first = words(sentence).into_iter().next().unwrap_or_default();
+    PRONOUNS.contains(&first.as_str())
 }
 
 /// The share of `true`; 1 of nothing.
