@@ -1,6 +1,6 @@
 //! The loop that keeps the tables in order, and whether the clock may say what is old.
 //!
-//! Each round merges small files; every [`ROUNDS_A_THOROUGH_ONE`]th also drops days past their retention and deletes what
+//! Each round merges small files; every `ROUNDS_A_THOROUGH_ONE`th also drops days past their retention and deletes what
 //! nobody needs. Such a round goes by the wall clock, and a wall clock can jump. So it is done only while the clock is
 //! believed: a message is dated shortly before its present, or it has run in step with the monotonic clock since one was.
 //! Otherwise nothing is removed, which is said once, until a message or an operator (`pelton maintain --trust-clock`) says
