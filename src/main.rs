@@ -34,21 +34,41 @@ fn end_quietly_on_a_closed_pipe() {
     }));
 }
 
-/// Begins again with the allocator set up for the command: it reads its settings once, at the first allocation, so before
-/// `main`.
+/// Begins again with the allocators set up for the command: they read their settings once, at the first allocation, so
+/// before `main`. What the user has set stays.
 fn set_the_allocator_up() {
-    let (setting, value) = match std::env::args().nth(1).as_deref() {
-        // Training keeps freed pages. A long-lived daemon gives its pages back as usual.
-        Some("cycle" | "demo") => ("MIMALLOC_PURGE_DELAY", "-1"),
-        // Huge pages that are touched at one end each held a third more memory in ingestion, and made nothing quicker.
-        Some("run") => ("MIMALLOC_ALLOW_THP", "0"),
+    /// Says what the settings were made for: a daemon's are not for the cycle that it starts.
+    const MARK: &str = "PELTON_ALLOCATOR";
+    let command = std::env::args().nth(1).unwrap_or_default();
+    let settings: &[(&str, &str)] = match command.as_str() {
+        // Training keeps freed pages.
+        "cycle" | "demo" => &[("MIMALLOC_PURGE_DELAY", "-1")],
+        "run" => &[
+            // Huge pages that are touched at one end each held a third more memory in ingestion, and made nothing quicker.
+            ("MIMALLOC_ALLOW_THP", "0"),
+            // librdkafka's threads share one heap of the C library: what one frees is there for the others.
+            ("MALLOC_ARENA_MAX", "2"),
+            // Responses of the broker are megabytes: given back when they are done, not kept in a heap with holes.
+            ("MALLOC_MMAP_THRESHOLD_", "1048576"),
+        ],
         _ => return,
     };
-    if std::env::var_os(setting).is_some() {
+    let mark = std::env::var(MARK).ok();
+    if mark.as_deref() == Some(&command) {
         return;
     }
-    if let Ok(program) = std::env::current_exe() {
-        // It returns only where it failed; then the command is slower or larger, and nothing else.
-        drop(Command::new(program).args(std::env::args_os().skip(1)).env(setting, value).exec());
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut again = Command::new(program);
+    again.args(std::env::args_os().skip(1)).env(MARK, &command);
+    if mark.is_some() {
+        // They are those of the daemon that started us.
+        again.env_remove("MIMALLOC_ALLOW_THP").env_remove("MALLOC_ARENA_MAX").env_remove("MALLOC_MMAP_THRESHOLD_");
     }
+    for (name, value) in settings {
+        if mark.is_some() || std::env::var_os(name).is_none() {
+            again.env(name, value);
+        }
+    }
+    // It returns only where it failed; then the command is slower or larger, and nothing else.
+    drop(again.exec());
 }

@@ -124,7 +124,7 @@ pub struct Ingest {
     /// A batch is committed at this many rows. Default: 50,000.
     #[schemars(range(min = 1))]
     pub batch_rows_max: usize,
-    /// … or at this many bytes of messages, and at an eighth of `in_flight_bytes_max` at the latest. Default: 64 MiB.
+    /// … or at this many bytes of messages, and at a twelfth of `in_flight_bytes_max` at the latest. Default: 64 MiB.
     #[schemars(range(min = 1024))]
     pub batch_bytes_max: usize,
     /// … or at this age in milliseconds where it is worth a file (a quarter of the bytes at which it would be cut) or the

@@ -4,7 +4,7 @@
 //! it commits, the next batch is encoded already. The queue is short: where encoding falls behind, handing over waits, and
 //! with it reading. Every byte of rows, raw or encoded, is counted from when it is there until it is dropped.
 
-use crate::lake::{self, RowGroup, TableName};
+use crate::lake::{self, RowGroup, TableName, TextMemory};
 use arrow::array::RecordBatch;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -76,15 +76,17 @@ impl Encoding {
 
 impl Encoders {
     /// Starts the threads: one for each core, so that a backlog is encoded by all of them.
-    pub fn start() -> Self {
+    ///
+    /// What was encoded gives its memory back to `memory`.
+    pub fn start(memory: &TextMemory) -> Self {
         let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
         let (jobs, queue) = sync_channel(1);
         let queue = Arc::new(Mutex::new(queue));
         for number in 0..threads {
-            let queue = Arc::clone(&queue);
+            let (queue, memory) = (Arc::clone(&queue), memory.clone());
             let work = move || {
                 while let Some(job) = next(&queue) {
-                    work(job)
+                    work(job, &memory)
                 }
             };
             let started = thread::Builder::new().name(format!("encode-{number}")).spawn(work);
@@ -116,12 +118,12 @@ fn next(queue: &Mutex<Receiver<Job>>) -> Option<Job> {
     queue.lock().ok()?.recv().ok()
 }
 
-fn work(job: Job) {
+fn work(job: Job, memory: &TextMemory) {
     let Job { table, batches, raw, answer } = job;
     let groups = lake::encode(table, &batches);
     let mut held = Held { total: Arc::clone(&raw.total), bytes: 0 };
     held.add(groups.iter().flatten().map(RowGroup::bytes).sum());
-    drop(batches);
+    batches.into_iter().filter(|_| table.is_log()).for_each(|batch| lake::reuse(memory, batch));
     drop(raw);
     // Nobody waits where the batch was dropped in the meantime.
     answer.send((groups, held)).ok();

@@ -7,7 +7,7 @@ use crate::domain::{InferenceRow, Origin, Row, RowKind};
 use crate::ingest::{self, Committed, Part, Partition, Progress, Rows, Shape, Sink, SinkError};
 use crate::lake::{
     self, CommitError, Committer, DeadLetterBuilder, EncodedFile, FeedbackBuilder, InferenceLogBuilder, Lake,
-    PartitionKey, Promoted, TableName, TextSizes,
+    PartitionKey, Promoted, TableName, TextMemory,
 };
 use crate::runtime::{Backoff, Shutdown};
 use crate::telemetry::Event;
@@ -31,7 +31,7 @@ pub async fn run_ingest(config: Arc<Config>, lake: Lake, progress: Arc<Progress>
     let ingest = move || {
         let sink = |cluster: &str| -> Result<LakeSink, Box<dyn std::error::Error + Send + Sync>> {
             let committer = insist(&config, &shutdown, || runtime.block_on(lake.committer(&pipeline, cluster)))?;
-            let shape = LakeShape::new(lake.promoted().clone());
+            let shape = LakeShape::new(lake.promoted().clone(), config.ingest.in_flight_bytes_max);
             Ok(LakeSink { committer, shape, runtime: runtime.clone() })
         };
         ingest::run(&config.kafka, &config.ingest, decoder, sink, progress, &shutdown)
@@ -77,13 +77,14 @@ const ROW_BYTES: usize = 512;
 #[derive(Clone)]
 struct LakeShape {
     encoders: Encoders,
-    sizes: Arc<TextSizes>,
+    memory: TextMemory,
     promoted: Promoted,
 }
 
 impl LakeShape {
-    fn new(promoted: Promoted) -> Self {
-        Self { encoders: Encoders::start(), sizes: Arc::default(), promoted }
+    fn new(promoted: Promoted, in_flight_bytes_max: usize) -> Self {
+        let memory = lake::text_memory(in_flight_bytes_max / 8);
+        Self { encoders: Encoders::start(&memory), memory, promoted }
     }
 }
 
@@ -208,7 +209,7 @@ impl Sink for LakeSink {
     fn rows(shape: &LakeShape, kind: RowKind) -> LakeRows {
         let rows = match kind {
             RowKind::Inference | RowKind::Log(_) => {
-                let builder = InferenceLogBuilder::with_promoted(&shape.promoted).with_sizes(&shape.sizes);
+                let builder = InferenceLogBuilder::with_promoted(&shape.promoted).with_memory(&shape.memory);
                 Builder::Inference(Box::new(builder))
             }
             RowKind::Feedback => Builder::Feedback(Box::default()),

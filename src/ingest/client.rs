@@ -61,6 +61,9 @@ pub(super) fn consumer(kafka: &config::Kafka, ingest: &config::Ingest) -> Client
         .set("queued.min.messages", "10000")
         .set("queued.max.messages.kbytes", (fetched_bytes_max(kafka, ingest) / 1024).to_string())
         .set("fetch.message.max.bytes", "4194304")
+        // A response is one piece of memory for as long as a message of it waits; the usual bound is 50 MiB. A larger
+        // message still comes, alone (KIP-74).
+        .set("fetch.max.bytes", "8388608")
         .set("fetch.wait.max.ms", "100")
         .set("fetch.queue.backoff.ms", "20")
         // A topic that is made later is found soon.

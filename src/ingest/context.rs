@@ -143,10 +143,11 @@ impl<S: Sink + 'static> ConsumerContext for Context<S> {
 
 impl<S: Sink + 'static> State<S> {
     /// Bytes in memory: rows in any form, and what librdkafka may have fetched ahead. Buffers are larger than what is in
-    /// them, and the allocator keeps some that are free: half as much again, as resident memory of a catch-up shows.
+    /// them, encoding and writing need some for themselves, and the allocator keeps pages that were freed a moment ago: as
+    /// much again, as resident memory of catch-ups shows.
     pub(super) fn in_flight(&self) -> usize {
         let held = self.buffer.held_bytes();
-        held + held / 2 + self.fetched_bytes_max
+        2 * held + self.fetched_bytes_max
     }
 
     /// Sends everything that was read to the worker.

@@ -29,7 +29,7 @@ impl Pace {
             age_max,
             rows_max: ingest.batch_rows_max,
             // Batches that are filled, encoded and committed at once fit the budget.
-            bytes_max: ingest.batch_bytes_max.min(ingest.in_flight_bytes_max / 8),
+            bytes_max: ingest.batch_bytes_max.min(ingest.in_flight_bytes_max / 12),
             cut: None,
         }
     }

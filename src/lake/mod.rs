@@ -31,6 +31,7 @@ mod store;
 mod stored;
 mod table;
 mod tables;
+mod text;
 
 pub use audit::{Audit, PartitionAudit};
 pub use column::{Column, Kind};
@@ -47,8 +48,9 @@ pub use stored::StoredRecord;
 pub use table::{ReservedTable, TableName, UnknownTable};
 pub use tables::dead_letter::DeadLetterBuilder;
 pub use tables::feedback::FeedbackBuilder;
-pub use tables::inference_log::{InferenceLogBuilder, TextSizes};
+pub use tables::inference_log::{InferenceLogBuilder, reuse, text_memory};
 pub use tables::removal::{Reason, Removal};
+pub use text::TextMemory;
 
 use crate::config;
 use arrow::datatypes::SchemaRef;

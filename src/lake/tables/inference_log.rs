@@ -8,13 +8,13 @@ use crate::domain::{InferenceRow, Origin};
 use crate::lake::column::Kind::{Bool, Date, Double, Int, Long, Text, Texts, Time};
 use crate::lake::column::{Column, arrow_schema, element, optional, required};
 use crate::lake::promoted::{Promoted, PromotedBuilder};
+use crate::lake::text::{TextColumn, TextMemory};
 use arrow::array::{
     ArrayBuilder as _, BooleanBuilder, Date32Builder, Float64Builder, Int32Builder, Int64Builder, ListBuilder,
     RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::{DataType, Schema};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The columns.
 pub const COLUMNS: &[Column] = &[
@@ -68,8 +68,8 @@ pub struct InferenceLogBuilder {
     status_code: Int32Builder,
     sampling_fraction: Float64Builder,
     execution_duration_ms: Int64Builder,
-    request: StringBuilder,
-    response: StringBuilder,
+    request: TextColumn,
+    response: TextColumn,
     logging_error_codes: ListBuilder<StringBuilder>,
     served_entity_id: StringBuilder,
     requester: StringBuilder,
@@ -77,10 +77,10 @@ pub struct InferenceLogBuilder {
     model: StringBuilder,
     model_version: StringBuilder,
     conversation_id: StringBuilder,
-    messages: StringBuilder,
-    prompt: StringBuilder,
+    messages: TextColumn,
+    prompt: TextColumn,
     prompt_hash: StringBuilder,
-    completion: StringBuilder,
+    completion: TextColumn,
     finish_reason: StringBuilder,
     input_tokens: Int64Builder,
     output_tokens: Int64Builder,
@@ -89,15 +89,21 @@ pub struct InferenceLogBuilder {
     extra: StringBuilder,
     origin: OriginBuilder,
     promoted: PromotedBuilder,
-    sizes: Arc<TextSizes>,
+    memory: TextMemory,
 }
 
-/// How much the long texts of the last batch took, so that the next one's memory is asked for once and not grown into:
-/// growing copies, and each new page has to be cleared by the kernel first.
-#[derive(Debug, Default)]
-pub struct TextSizes {
-    rows: AtomicUsize,
-    texts: [AtomicUsize; 5],
+/// The columns that most of a row's bytes are in.
+const LONG_TEXTS: [&str; 5] = ["request", "response", "messages", "prompt", "completion"];
+
+/// Memory of the long texts, which keeps at most so many bytes for batches that come.
+#[must_use]
+pub fn text_memory(free_bytes_max: usize) -> TextMemory {
+    TextMemory::new(LONG_TEXTS.len(), free_bytes_max)
+}
+
+/// Gives back the memory of a batch that is stored.
+pub fn reuse(memory: &TextMemory, batch: RecordBatch) {
+    memory.reuse(batch, &LONG_TEXTS);
 }
 
 /// The provenance columns that every ingested table ends with.
@@ -181,8 +187,8 @@ impl InferenceLogBuilder {
             status_code: Int32Builder::new(),
             sampling_fraction: Float64Builder::new(),
             execution_duration_ms: Int64Builder::new(),
-            request: StringBuilder::new(),
-            response: StringBuilder::new(),
+            request: TextColumn::new(),
+            response: TextColumn::new(),
             logging_error_codes: codes,
             served_entity_id: StringBuilder::new(),
             requester: StringBuilder::new(),
@@ -190,10 +196,10 @@ impl InferenceLogBuilder {
             model: StringBuilder::new(),
             model_version: StringBuilder::new(),
             conversation_id: StringBuilder::new(),
-            messages: StringBuilder::new(),
-            prompt: StringBuilder::new(),
+            messages: TextColumn::new(),
+            prompt: TextColumn::new(),
             prompt_hash: StringBuilder::new(),
-            completion: StringBuilder::new(),
+            completion: TextColumn::new(),
             finish_reason: StringBuilder::new(),
             input_tokens: Int64Builder::new(),
             output_tokens: Int64Builder::new(),
@@ -201,37 +207,33 @@ impl InferenceLogBuilder {
             stream: BooleanBuilder::new(),
             extra: StringBuilder::new(),
             origin: OriginBuilder::new(),
-            sizes: Arc::default(),
+            memory: text_memory(0),
             promoted: PromotedBuilder::new(promoted),
         }
     }
 
-    /// Learns from batches that others finish how much to ask for, and tells them.
+    /// Collects in memory of batches that are done.
     #[must_use]
-    pub fn with_sizes(mut self, sizes: &Arc<TextSizes>) -> Self {
-        self.sizes = Arc::clone(sizes);
+    pub fn with_memory(mut self, memory: &TextMemory) -> Self {
+        self.memory = memory.clone();
         self
     }
 
-    /// The texts that most of a row's bytes are in.
-    fn long_texts(&mut self) -> [&mut StringBuilder; 5] {
+    fn long_texts(&mut self) -> [&mut TextColumn; 5] {
         [&mut self.request, &mut self.response, &mut self.messages, &mut self.prompt, &mut self.completion]
     }
 
     fn ask_for_memory(&mut self) {
-        let sizes = Arc::clone(&self.sizes);
-        let rows = sizes.rows.load(Relaxed);
-        for (builder, bytes) in self.long_texts().into_iter().zip(&sizes.texts) {
-            let bytes = bytes.load(Relaxed);
-            *builder = StringBuilder::with_capacity(rows + rows / 8, bytes + bytes / 8);
+        let memory = self.memory.clone();
+        for (number, column) in self.long_texts().into_iter().enumerate() {
+            *column = memory.take(number);
         }
     }
 
     fn tell_sizes(&mut self) {
-        let sizes = Arc::clone(&self.sizes);
-        sizes.rows.store(self.request.len(), Relaxed);
-        for (builder, bytes) in self.long_texts().into_iter().zip(&sizes.texts) {
-            bytes.store(builder.values_slice().len(), Relaxed);
+        let memory = self.memory.clone();
+        for (number, column) in self.long_texts().into_iter().enumerate() {
+            memory.tell(number, column.len(), column.bytes());
         }
     }
 
@@ -253,7 +255,7 @@ impl InferenceLogBuilder {
         self.status_code.append_option(row.status_code);
         self.sampling_fraction.append_option(row.sampling_fraction);
         self.execution_duration_ms.append_option(row.execution_duration_ms);
-        self.request.append_value(&row.request);
+        self.request.append_option(Some(&*row.request));
         self.response.append_option(row.response.as_deref());
         for code in &row.logging_error_codes {
             self.logging_error_codes.values().append_value(code);
@@ -289,8 +291,8 @@ impl InferenceLogBuilder {
             Arc::new(self.status_code.finish()),
             Arc::new(self.sampling_fraction.finish()),
             Arc::new(self.execution_duration_ms.finish()),
-            Arc::new(self.request.finish()),
-            Arc::new(self.response.finish()),
+            self.request.finish(),
+            self.response.finish(),
             Arc::new(self.logging_error_codes.finish()),
             Arc::new(self.served_entity_id.finish()),
             Arc::new(self.requester.finish()),
@@ -298,10 +300,10 @@ impl InferenceLogBuilder {
             Arc::new(self.model.finish()),
             Arc::new(self.model_version.finish()),
             Arc::new(self.conversation_id.finish()),
-            Arc::new(self.messages.finish()),
-            Arc::new(self.prompt.finish()),
+            self.messages.finish(),
+            self.prompt.finish(),
             Arc::new(self.prompt_hash.finish()),
-            Arc::new(self.completion.finish()),
+            self.completion.finish(),
             Arc::new(self.finish_reason.finish()),
             Arc::new(self.input_tokens.finish()),
             Arc::new(self.output_tokens.finish()),
