@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
-# Prints the path of a Python that has what the tests read our tables with: `deltalake` (the Delta readers of other makers
-# build on it), `moto_server`, an S3 to write them to, and
-# `fastavro`, which writes what we read. The environment is made once under ${PELTON_CACHE:-~/.cache/pelton}.
+# Prints the path of a Python with what a job needs; the environment is made once under ${PELTON_CACHE:-~/.cache/pelton}.
+#
+#   ./scripts/python.sh          for the tests: `deltalake` (the Delta readers of other makers build on it), `moto_server`, an
+#                                S3 to write tables to, and `fastavro`, which writes what we read
+#   ./scripts/python.sh train    for the benches of exploration and training: their peers, several gigabytes
 set -euo pipefail
 
-pins=(deltalake==1.6.6 pyarrow==26.0.1 "moto[s3,server]==5.2.5" prometheus_client==0.26.0 fastavro==1.13.1)
+case ${1:-tests} in
+  tests) pins=(deltalake==1.6.6 pyarrow==26.0.1 "moto[s3,server]==5.2.5" prometheus_client==0.26.0 fastavro==1.13.1) ;;
+  train) pins=(torch==2.15.0 transformers==5.23.0 peft==0.21.2 trl==1.16.0) ;;
+  *) echo "python.sh: $1 is no set of packages; there are tests and train" >&2; exit 2 ;;
+esac
 cache=${PELTON_CACHE:-$HOME/.cache/pelton}
 # Another set of pins is another environment, so that an update never meets half of the old one.
 home=$cache/venv-$(printf '%s\n' "${pins[@]}" | sha256sum | cut -c1-12)

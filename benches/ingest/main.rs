@@ -21,6 +21,7 @@ mod cpu;
 mod daemon;
 mod latency;
 mod raw;
+#[path = "../engine/report.rs"]
 mod report;
 
 use anyhow::{Context as _, Result};
@@ -106,5 +107,5 @@ fn main() -> Result<()> {
             latency::measure(&broker, &corpus, &options, &mut report)?;
         }
     }
-    report.write()
+    report.write("ingest")
 }

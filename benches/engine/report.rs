@@ -45,10 +45,11 @@ impl Report {
         self.figures.push(Figure { what: what.to_owned(), value, unit, peer, ratio: Some(ratio) });
     }
 
-    pub fn write(&self) -> Result<()> {
+    /// Writes them to `target/bench/NAME.json`.
+    pub fn write(&self, name: &str) -> Result<()> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
         fs::create_dir_all(&folder)?;
-        fs::write(folder.join("ingest.json"), serde_json::to_string_pretty(self)?)?;
+        fs::write(folder.join(format!("{name}.json")), serde_json::to_string_pretty(self)?)?;
         Ok(())
     }
 }
