@@ -83,7 +83,7 @@ struct LakeShape {
 
 impl LakeShape {
     fn new(promoted: Promoted, in_flight_bytes_max: usize) -> Self {
-        let memory = lake::text_memory(in_flight_bytes_max / 8);
+        let memory = lake::text_memory(in_flight_bytes_max / 16);
         Self { encoders: Encoders::start(&memory), memory, promoted }
     }
 }

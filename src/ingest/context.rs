@@ -143,11 +143,11 @@ impl<S: Sink + 'static> ConsumerContext for Context<S> {
 
 impl<S: Sink + 'static> State<S> {
     /// Bytes in memory: rows in any form, and what librdkafka may have fetched ahead. Buffers are larger than what is in
-    /// them, encoding and writing need some for themselves, and the allocator keeps pages that were freed a moment ago: as
-    /// much again, as resident memory of catch-ups shows.
+    /// them, encoding and writing need some for themselves, and the allocator keeps pages that were freed a moment ago: one
+    /// and a half times as much again, as resident memory of catch-ups shows.
     pub(super) fn in_flight(&self) -> usize {
         let held = self.buffer.held_bytes();
-        2 * held + self.fetched_bytes_max
+        held * 5 / 2 + self.fetched_bytes_max
     }
 
     /// Sends everything that was read to the worker.
