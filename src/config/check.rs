@@ -1,7 +1,7 @@
 //! The sense of a configuration whose form is right: references, names, schedules, contradictions.
 
 use super::load::{Problem, Sections};
-use super::{Config, Ingest, Kafka, Lake, Maintenance, Model, Window};
+use super::{Config, Explore, Ingest, Kafka, Lake, Maintenance, Model, StrategyKind, Window};
 use super::{check_formats, check_score};
 use crate::domain::{IdError, ModelName, WindowName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -205,11 +205,32 @@ fn model(name: &ModelName, model: &Model, windows: &BTreeMap<WindowName, Window>
     if model.explore.temperatures.is_empty() {
         problems.add(at("explore.temperatures"), "is empty; use [1.0] for plain sampling");
     }
+    strategies(&model.explore, &at("explore.strategies"), problems);
     check_score::score(&at("score"), &model.score, problems);
     if let Some(score) = &model.gate.score {
         check_score::score(&at("gate.score"), score, problems);
     }
     if model.optimize.learning_rate <= 0.0 {
         problems.add(at("optimize.learning_rate"), "must be above 0, such as 1e-4");
+    }
+}
+
+fn strategies(explore: &Explore, at: &str, problems: &mut Problems) {
+    let all = &explore.strategies;
+    if !all.is_empty() && all.iter().map(|s| s.share).sum::<f64>() <= 0.0 {
+        problems.add(at, "have no share above 0; give one, such as share = 1");
+    }
+    for (i, strategy) in all.iter().enumerate() {
+        match (strategy.kind, &strategy.endpoint) {
+            (StrategyKind::Endpoint, None) => {
+                problems.add(format!("{at}.{i}.endpoint"), "is missing: name a url and a model");
+            }
+            (kind, Some(_)) if kind != StrategyKind::Endpoint => {
+                let kind = kind.as_str();
+                problems
+                    .add(format!("{at}.{i}.endpoint"), format!("has no use with `{kind}`; use kind = \"endpoint\""));
+            }
+            _ => {}
+        }
     }
 }

@@ -18,7 +18,7 @@ pub use maintenance::Maintenance;
 pub use model::{
     Algorithm, AnswerKind, AnswerScore, DpoPairs, DpoReference, Endpoint, Explore, FeedbackScore, Gate, GroundedScore,
     JsonSchemaScore, JudgeScore, LengthScore, Lora, Model, Optimize, RefusalScore, RegexScore, RepetitionScore,
-    RewardModelScore, Schedule, Score, Share, Spent, SqlScore,
+    RewardModelScore, Schedule, Score, Share, Spent, SqlScore, Strategy, StrategyKind,
 };
 pub use sections::{Console, Format, Ingest, Kafka, Lake, Publish, Start, Telemetry, Window};
 

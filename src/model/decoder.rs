@@ -21,6 +21,9 @@ use super::ops::rms_norm;
 use super::ops::rope::{Angles, Turn};
 use super::weights::Weights;
 
+/// Parameters up to which a decoder is held a second time, arranged for generation.
+pub(super) const FEW_ROWS_PARAMETERS_MAX: usize = 64 << 20;
+
 /// A model's weights, arranged to run. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct Decoder {
@@ -136,8 +139,7 @@ impl Decoder {
     /// inputs as rows, so that no matrix product of a few rows has to rearrange them (a sixth of the time of decoding).
     /// Large ones stay as they are: there the memory weighs more.
     pub(super) fn for_few_rows(&self) -> Result<&Self> {
-        const PARAMETERS_MAX: usize = 64 << 20;
-        if self.config.parameters() > PARAMETERS_MAX {
+        if self.config.parameters() > FEW_ROWS_PARAMETERS_MAX {
             return Ok(self);
         }
         if let Some(arranged) = self.few_rows.get() {
@@ -172,7 +174,7 @@ impl Decoder {
             .map(|ids| super::batch::PromptGroup { prompt: ids.clone(), completions: Vec::new() })
             .collect();
         let batch = self.pack(&groups)?;
-        let logits = self.run_batch(&batch, None)?.normed.matmul(&self.head.t()?)?;
+        let logits = self.run_batch(&batch, |_| ())?.normed.matmul(&self.head.t()?)?;
         let rows = batch.spans.iter().map(|span| logits.narrow(0, span.queries.start, span.queries.len()));
         Ok(rows.collect::<candle_core::Result<_>>()?)
     }
@@ -181,7 +183,7 @@ impl Decoder {
     pub(super) fn last_hidden(&self, sequences: &[Vec<u32>]) -> Result<Tensor> {
         let group = |ids: &Vec<u32>| super::batch::PromptGroup { prompt: ids.clone(), completions: Vec::new() };
         let batch = self.pack(&sequences.iter().map(group).collect::<Vec<_>>())?;
-        let normed = self.run_batch(&batch, None)?.normed;
+        let normed = self.run_batch(&batch, |_| ())?.normed;
         let last = batch.spans.iter().map(|span| u32::try_from(span.queries.end - 1).unwrap_or(u32::MAX));
         let last = Tensor::new(last.collect::<Vec<u32>>(), self.device())?;
         Ok(normed.index_select(&last, 0)?)
@@ -210,25 +212,41 @@ impl Decoder {
         }
     }
 
-    /// All layers over a packed batch; what the backward pass needs is left in `trace`.
-    pub(super) fn run_batch(&self, batch: &Batch, trace: Option<&mut Vec<LayerTrace>>) -> Result<Hidden> {
-        let attend = |layer: usize, qkv: &[f32]| {
+    /// All layers over a packed batch; what each leaves for its backward pass goes to `keep`.
+    pub(super) fn run_batch(&self, batch: &Batch, keep: impl FnMut(LayerTrace)) -> Result<Hidden> {
+        self.run(&batch.ids, &batch.positions, self.attend_within(batch), keep)
+    }
+
+    /// Attention of a packed batch's rows to each other.
+    fn attend_within(&self, batch: &Batch) -> impl FnMut(usize, &[f32]) -> (Vec<f32>, Vec<f32>) {
+        move |layer: usize, qkv: &[f32]| {
             let heads = self.heads(layer);
             let rows = |offset| Rows { data: qkv, stride: heads.qkv_width(), offset };
             let (k, v) = (heads.query_width(), heads.query_width() + heads.key_width());
             attention::forward(rows(0), rows(k), rows(v), &batch.spans, heads)
-        };
-        self.run(&batch.ids, &batch.positions, attend, trace)
+        }
+    }
+
+    /// One layer of a packed batch again, from the residual stream that enters it: what its backward pass needs.
+    pub(super) fn recompute(
+        &self,
+        index: usize,
+        x: Tensor,
+        batch: &Batch,
+        rotations: &Rotations,
+    ) -> Result<LayerTrace> {
+        let normed = rms_norm::forward(&x, &self.layers[index].attention_norm, self.config.rms_norm_eps)?;
+        Ok(self.layer(index, x, &normed, rotations, &mut self.attend_within(batch))?.0)
     }
 
     /// All layers over rows of tokens. `attend` gets a layer's number and its `[rows, qkv_width]` after RoPE, and gives
-    /// the heads' outputs and the log-sum-exp.
+    /// the heads' outputs and the log-sum-exp. What each layer leaves for its backward pass goes to `keep`.
     pub(super) fn run(
         &self,
         ids: &[u32],
         positions: &[u32],
         mut attend: impl FnMut(usize, &[f32]) -> (Vec<f32>, Vec<f32>),
-        mut trace: Option<&mut Vec<LayerTrace>>,
+        mut keep: impl FnMut(LayerTrace),
     ) -> Result<Hidden> {
         let rotations = self.rotations(positions);
         let ids = Tensor::new(ids, self.device())?;
@@ -239,9 +257,7 @@ impl Decoder {
         let mut normed = rms_norm::forward(&x, &self.layers[0].attention_norm, self.config.rms_norm_eps)?;
         for index in 0..self.layers.len() {
             let (left, next) = self.layer(index, x, &normed, &rotations, &mut attend)?;
-            if let Some(trace) = trace.as_deref_mut() {
-                trace.push(left);
-            }
+            keep(left);
             Hidden { x, normed } = next;
         }
         Ok(Hidden { x, normed })

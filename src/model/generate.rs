@@ -50,6 +50,22 @@ impl Default for GenerationOptions {
     }
 }
 
+/// The temperature of a request's sample, by their numbers.
+pub type Ladder<'a> = dyn Fn(usize, usize) -> f32 + Sync + 'a;
+
+/// Whether a sample of these tokens has ended.
+pub type Ends<'a> = dyn Fn(&[u32]) -> bool + Sync + 'a;
+
+/// What differs from sample to sample of one call. A row of a batch has its own temperature, so that a ladder of them
+/// shares the prompt's computation and the batch.
+#[derive(Clone, Copy, Default)]
+pub struct PerSample<'a> {
+    /// The temperature of a request's sample, by their numbers; absent for the options' own.
+    pub temperature: Option<&'a Ladder<'a>>,
+    /// Whether a sample has ended, looking at its tokens after each draw: for stop texts that cross the tokens' borders.
+    pub ends: Option<&'a Ends<'a>>,
+}
+
 /// One sampled completion.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Generated {
@@ -66,7 +82,7 @@ pub struct Generated {
 /// Why a sample ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// A stop token was drawn.
+    /// A stop token was drawn, or [`PerSample::ends`] said so.
     Stop,
     /// The limit of tokens, or of the model's positions, was reached.
     Length,
@@ -78,10 +94,23 @@ impl Decoder {
     /// # Errors
     /// An empty prompt, an unknown token id, a prompt that fills the model's positions, options out of range.
     pub fn generate(&self, requests: &[GenerationRequest], options: &GenerationOptions) -> Result<Vec<Vec<Generated>>> {
+        self.generate_each(requests, options, PerSample::default())
+    }
+
+    /// As [`Decoder::generate`], with what differs from sample to sample.
+    ///
+    /// # Errors
+    /// As [`Decoder::generate`].
+    pub fn generate_each(
+        &self,
+        requests: &[GenerationRequest],
+        options: &GenerationOptions,
+        each: PerSample<'_>,
+    ) -> Result<Vec<Vec<Generated>>> {
         check(self, requests, options)?;
         let mut done: Vec<Vec<Option<Generated>>> = requests.iter().map(|r| vec![None; r.seeds.len()]).collect();
         let mut queue: VecDeque<usize> = (0..requests.len()).filter(|i| !requests[*i].seeds.is_empty()).collect();
-        let mut engine = Engine::new(self.for_few_rows()?, options);
+        let mut engine = Engine::new(self.for_few_rows()?, options, each);
         while !(queue.is_empty() && engine.idle()) {
             engine.refill(requests, &mut queue)?;
             for (request, sample, generated) in engine.step()? {
@@ -97,6 +126,7 @@ impl Decoder {
 struct Engine<'a> {
     decoder: &'a Decoder,
     options: &'a GenerationOptions,
+    each: PerSample<'a>,
     cache: Cache,
     rows: Vec<Row>,
     /// Samples whose prompt is cached, but for which there was no place yet.
@@ -109,6 +139,8 @@ struct Row {
     sample: usize,
     rng: ChaCha8Rng,
     generated: Generated,
+    /// Whether [`PerSample::ends`] said so after the last draw.
+    ended: bool,
     /// The cache slots that it sees, in the order of positions.
     slots: Vec<u32>,
     /// The logits that its next token is drawn from are its own row's; before the first step, its prompt's.
@@ -116,9 +148,9 @@ struct Row {
 }
 
 impl<'a> Engine<'a> {
-    fn new(decoder: &'a Decoder, options: &'a GenerationOptions) -> Self {
+    fn new(decoder: &'a Decoder, options: &'a GenerationOptions, each: PerSample<'a>) -> Self {
         let cache = Cache::new(decoder.config().layers.len(), decoder.heads(0));
-        Self { decoder, options, cache, rows: Vec::new(), waiting: VecDeque::new() }
+        Self { decoder, options, each, cache, rows: Vec::new(), waiting: VecDeque::new() }
     }
 
     fn idle(&self) -> bool {
@@ -173,8 +205,12 @@ impl<'a> Engine<'a> {
 
     /// Draws one token for each row, takes out the rows that end, computes the others' next logits.
     fn step(&mut self) -> Result<Vec<(usize, usize, Generated)>> {
-        let sampling = Sampling { temperature: self.options.temperature, top_p: self.options.top_p };
-        self.rows.par_iter_mut().for_each(|row| row.draw(sampling));
+        let (options, each) = (self.options, self.each);
+        self.rows.par_iter_mut().for_each(|row| {
+            let own = each.temperature.map_or(options.temperature, |of| of(row.request, row.sample));
+            row.draw(Sampling { temperature: own, top_p: options.top_p });
+            row.ended = each.ends.is_some_and(|ends| ends(&row.generated.tokens));
+        });
         let positions_max = self.decoder.config().max_position_embeddings;
         let mut finished = Vec::new();
         let mut going = Vec::with_capacity(self.rows.len());
@@ -236,7 +272,7 @@ impl<'a> Engine<'a> {
             let (k, v) = cache.rows(layer);
             attention::forward(q, k, v, &spans, heads)
         };
-        let hidden = decoder.run(&ids, &positions, attend, None)?;
+        let hidden = decoder.run(&ids, &positions, attend, |_| ())?;
         self.cache.slots += ids.len();
         let normed = hidden.normed.index_select(&Tensor::new(pick, decoder.device())?, 0)?;
         let logits = normed.matmul(&decoder.head.t()?)?;
@@ -263,7 +299,7 @@ impl Row {
             finish: Finish::Length,
         };
         let rng = ChaCha8Rng::seed_from_u64(seed);
-        Self { request, sample, rng, generated, slots, prompt_logits: Some(logits) }
+        Self { request, sample, rng, generated, ended: false, slots, prompt_logits: Some(logits) }
     }
 
     fn draw(&mut self, sampling: Sampling) {
@@ -277,7 +313,7 @@ impl Row {
 
     fn finish(&self, options: &GenerationOptions, positions_max: usize) -> Option<Finish> {
         let tokens = &self.generated.tokens;
-        if tokens.last().is_some_and(|token| options.stop.contains(token)) {
+        if self.ended || tokens.last().is_some_and(|token| options.stop.contains(token)) {
             return Some(Finish::Stop);
         }
         let full = tokens.len() >= options.new_tokens_max || self.slots.len() >= positions_max;

@@ -25,12 +25,37 @@ use super::weights::Tensors;
 pub struct ForwardPass<'a> {
     decoder: &'a Decoder,
     batch: Batch,
-    trace: Vec<LayerTrace>,
+    trace: Vec<Trace>,
     hidden: Hidden,
     lse: Vec<f32>,
     rotations: Rotations,
     temperature: f32,
     tokens: Var,
+}
+
+/// What the forward pass keeps for the backward pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// All that every layer computed: the fastest.
+    #[default]
+    Everything,
+    /// What enters each layer; the rest is computed again, a layer at a time, on the way back (Chen et al. 2016,
+    /// arXiv 1604.06174). One more forward pass, and the memory of one layer in place of all.
+    LayerInputs,
+}
+
+enum Trace {
+    Whole(Box<LayerTrace>),
+    Input(Tensor),
+}
+
+impl Keep {
+    fn of(self, trace: LayerTrace) -> Trace {
+        match self {
+            Self::Everything => Trace::Whole(Box::new(trace)),
+            Self::LayerInputs => Trace::Input(trace.x),
+        }
+    }
 }
 
 impl Decoder {
@@ -42,7 +67,7 @@ impl Decoder {
     /// positive.
     pub fn logprobs(&self, groups: &[PromptGroup], temperature: f32) -> Result<Vec<Vec<f32>>> {
         let batch = self.pack(groups)?;
-        let hidden = self.run_batch(&batch, None)?;
+        let hidden = self.run_batch(&batch, |_| ())?;
         let (tokens, _) = self.score(&batch, &hidden, temperature)?;
         Ok(batch.completions.iter().map(|range| tokens[range.clone()].to_vec()).collect())
     }
@@ -52,9 +77,17 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::logprobs`].
     pub fn forward(&self, groups: &[PromptGroup], temperature: f32) -> Result<ForwardPass<'_>> {
+        self.forward_keeping(groups, temperature, Keep::Everything)
+    }
+
+    /// As [`Decoder::forward`], with less memory where less is kept; the numbers are the same.
+    ///
+    /// # Errors
+    /// As [`Decoder::logprobs`].
+    pub fn forward_keeping(&self, groups: &[PromptGroup], temperature: f32, keep: Keep) -> Result<ForwardPass<'_>> {
         let batch = self.pack(groups)?;
         let mut trace = Vec::with_capacity(self.layers.len());
-        let hidden = self.run_batch(&batch, Some(&mut trace))?;
+        let hidden = self.run_batch(&batch, |left| trace.push(keep.of(left)))?;
         let (tokens, lse) = self.score(&batch, &hidden, temperature)?;
         let tokens = Var::from_vec(tokens, batch.targets.len(), self.device())?;
         let rotations = self.rotations(&batch.positions);
@@ -122,7 +155,11 @@ impl ForwardPass<'_> {
         let mut dx = self.head_backward(dtokens, &mut gradients)?;
         for index in (0..self.decoder.layers.len()).rev() {
             // The layer's trace is dropped as soon as it has been used: memory falls while the gradient rises.
-            let Some(trace) = self.trace.pop() else { break };
+            let trace = match self.trace.pop() {
+                None => break,
+                Some(Trace::Whole(trace)) => *trace,
+                Some(Trace::Input(x)) => self.decoder.recompute(index, x, &self.batch, &self.rotations)?,
+            };
             match self.layer_backward(index, trace, dx, &mut gradients)? {
                 Some(next) => dx = next,
                 None => return Ok(gradients),

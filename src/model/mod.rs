@@ -22,6 +22,7 @@ mod gguf;
 mod linear;
 mod logprob;
 mod lora;
+mod memory;
 pub mod ops;
 mod optim;
 mod peft;
@@ -37,10 +38,14 @@ pub use config::{
 };
 pub use decoder::Decoder;
 pub use error::{Error, Result};
-pub use generate::{Finish, Generated, GenerationOptions, GenerationRequest};
-pub use logprob::ForwardPass;
+pub use generate::{Ends, Finish, Generated, GenerationOptions, GenerationRequest, Ladder, PerSample};
+pub use logprob::{ForwardPass, Keep};
 pub use lora::{ALL_TARGETS, Lora, LoraConfig};
+pub use memory::{Footprint, Load};
 pub use optim::{AdamW, AdamWConfig, StepReport};
 pub use peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 pub use sample::{Draw, Sampling, argmax, draw};
-pub use weights::{Precision, Tensors, Weights, content_hash, read_safetensors, write_safetensors};
+pub use weights::{
+    Precision, Tensors, Weights, content_hash, read_safetensors, tensors_from_bytes, tensors_to_bytes,
+    write_safetensors,
+};

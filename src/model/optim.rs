@@ -92,11 +92,11 @@ impl AdamW {
         Ok(StepReport { gradient_norm, clipped: clip < 1.0, skipped: false })
     }
 
-    /// Writes the state as safetensors: `NAME.first`, `NAME.second` and `steps`.
+    /// The state as tensors: `NAME.first`, `NAME.second` and `steps`.
     ///
     /// # Errors
-    /// [`Error::Write`].
-    pub fn save(&self, path: &Path) -> Result<()> {
+    /// Only a failing device.
+    pub fn state(&self) -> Result<Tensors> {
         let device = candle_core::Device::Cpu;
         let mut tensors = Tensors::new();
         for (name, moments) in &self.moments {
@@ -107,7 +107,15 @@ impl AdamW {
         // Two exact halves: an f32 holds whole numbers only up to 2^24.
         let steps = [(self.steps >> 24) as f32, (self.steps & 0xff_ffff) as f32];
         tensors.insert("steps".to_owned(), Tensor::new(&steps, &device)?);
-        write_safetensors(path, &tensors, Precision::F32)
+        Ok(tensors)
+    }
+
+    /// Writes [`AdamW::state`] as safetensors.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn save(&self, path: &Path) -> Result<()> {
+        write_safetensors(path, &self.state()?, Precision::F32)
     }
 
     /// Reads a state that [`AdamW::save`] wrote.
@@ -115,7 +123,14 @@ impl AdamW {
     /// # Errors
     /// A missing or damaged file, or a moment without its partner.
     pub fn load(config: AdamWConfig, path: &Path) -> Result<Self> {
-        let tensors = read_safetensors(path, &candle_core::Device::Cpu)?;
+        Self::from_state(config, &read_safetensors(path, &candle_core::Device::Cpu)?, path)
+    }
+
+    /// The optimiser with a state of [`AdamW::state`]; `path` is named in errors.
+    ///
+    /// # Errors
+    /// A moment without its partner, or no number of steps.
+    pub fn from_state(config: AdamWConfig, tensors: &Tensors, path: &Path) -> Result<Self> {
         let get = |name: &str| {
             let missing = || Error::MissingTensor { path: path.to_owned(), name: name.to_owned(), expected: vec![] };
             Ok::<_, Error>(tensors.get(name).ok_or_else(missing)?.flatten_all()?.to_vec1::<f32>()?)

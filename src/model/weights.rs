@@ -3,7 +3,7 @@
 //! Weights are held as f32 whatever the file's type; names are Hugging Face's. Nothing is loaded lazily: after
 //! [`Weights::read`] every tensor that the configuration implies is there and has the right shape.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -141,9 +141,12 @@ fn hash_of(files: impl Iterator<Item = PathBuf>) -> Result<String> {
 /// # Errors
 /// [`Error::Read`], [`Error::Safetensors`], [`Error::Dtype`].
 pub fn read_safetensors(path: &Path, device: &Device) -> Result<Tensors> {
-    let bytes = read(path)?;
+    parse_safetensors(path, &read(path)?, device)
+}
+
+fn parse_safetensors(path: &Path, bytes: &[u8], device: &Device) -> Result<Tensors> {
     let invalid = |source| Error::Safetensors { path: path.to_owned(), source };
-    let file = SafeTensors::deserialize(&bytes).map_err(invalid)?;
+    let file = SafeTensors::deserialize(bytes).map_err(invalid)?;
     let mut tensors = Tensors::new();
     for (name, view) in file.iter() {
         let values = floats(&view).ok_or_else(|| Error::Dtype {
@@ -161,6 +164,38 @@ pub fn read_safetensors(path: &Path, device: &Device) -> Result<Tensors> {
 /// # Errors
 /// [`Error::Write`].
 pub fn write_safetensors(path: &Path, tensors: &Tensors, precision: Precision) -> Result<()> {
+    let bytes = safetensors_bytes(path, tensors, precision, [("format".to_owned(), "pt".to_owned())].into())?;
+    fs::write(path, bytes).map_err(|source| Error::Write { path: path.to_owned(), source })
+}
+
+/// Tensors as the bytes of a safetensors file with metadata, exact in f32; what [`tensors_from_bytes`] reads.
+///
+/// # Errors
+/// A failing device.
+pub fn tensors_to_bytes(tensors: &Tensors, metadata: HashMap<String, String>) -> Result<Vec<u8>> {
+    safetensors_bytes(Path::new(IN_MEMORY), tensors, Precision::F32, metadata)
+}
+
+/// Tensors and metadata of [`tensors_to_bytes`].
+///
+/// # Errors
+/// [`Error::Safetensors`] where the bytes are damaged.
+pub fn tensors_from_bytes(bytes: &[u8], device: &Device) -> Result<(Tensors, HashMap<String, String>)> {
+    let invalid = |source| Error::Safetensors { path: IN_MEMORY.into(), source };
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(invalid)?;
+    let tensors = parse_safetensors(Path::new(IN_MEMORY), bytes, device)?;
+    Ok((tensors, metadata.metadata().clone().unwrap_or_default()))
+}
+
+/// What errors name where there is no file.
+const IN_MEMORY: &str = "(bytes in memory)";
+
+fn safetensors_bytes(
+    path: &Path,
+    tensors: &Tensors,
+    precision: Precision,
+    metadata: HashMap<String, String>,
+) -> Result<Vec<u8>> {
     let mut buffers = Vec::new();
     for (name, tensor) in tensors {
         let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
@@ -176,9 +211,7 @@ pub fn write_safetensors(path: &Path, tensors: &Tensors, precision: Precision) -
     for (name, shape, bytes) in &buffers {
         views.push((name.as_str(), TensorView::new(dtype, shape.clone(), bytes).map_err(invalid)?));
     }
-    let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
-    let bytes = safetensors::serialize(views, metadata).map_err(invalid)?;
-    fs::write(path, bytes).map_err(|source| Error::Write { path: path.to_owned(), source })
+    safetensors::serialize(views, Some(metadata)).map_err(invalid)
 }
 
 /// One draw of the standard normal distribution (Box and Muller 1958).

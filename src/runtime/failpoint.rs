@@ -44,6 +44,8 @@ failpoints! {
     InAssign "in-assign" "Partitions were given to this member, and it has not begun to read them."
     InRevoke "in-revoke" "Partitions are taken from this member, what it read of them is committed, it has not let go."
     InReplay "in-replay" "A replay committed a part of its rows."
+    InExplore "in-explore" "A cycle explored a part of its prompts and kept the responses."
+    InOptimize "in-optimize" "A cycle took a part of its optimizer's steps and kept the run."
 }
 
 impl fmt::Display for Failpoint {

@@ -3,12 +3,14 @@
 mod backoff;
 mod failpoint;
 mod heartbeat;
+mod memory;
 mod seed;
 mod shutdown;
 
 pub use backoff::Backoff;
 pub use failpoint::{Failpoint, arm_failpoint, failpoint};
 pub use heartbeat::Heartbeat;
+pub use memory::memory_available_bytes;
 pub use seed::derive_seed;
 pub use shutdown::{Shutdown, on_signal};
 

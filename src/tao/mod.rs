@@ -6,9 +6,13 @@
 
 pub mod endpoint;
 pub mod explore;
+mod kept;
+pub mod memory;
 pub mod optimize;
 pub mod score;
 
+pub(crate) use kept::Fingerprint;
+pub use kept::{Keeper, SaveError};
 use sha2::{Digest, Sha256};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,18 +27,41 @@ pub struct Progress {
     pub total: usize,
 }
 
-/// Who watches a step, and may end it.
+/// Who watches a step, may end it, and keeps what it has done so far.
 #[derive(Clone, Copy)]
 pub struct Watch<'a> {
     progress: &'a (dyn Fn(Progress) + Sync),
     cancelled: &'a AtomicBool,
+    keeper: Option<&'a dyn Keeper>,
 }
 
 impl<'a> Watch<'a> {
     /// Reports to `progress`; ends early when `cancelled` is set.
     #[must_use]
     pub fn new(progress: &'a (dyn Fn(Progress) + Sync), cancelled: &'a AtomicBool) -> Self {
-        Self { progress, cancelled }
+        Self { progress, cancelled, keeper: None }
+    }
+
+    /// The same, with a place for what the step has done so far: a step that finds its own there goes on from it.
+    #[must_use]
+    pub fn keeping(self, keeper: &'a dyn Keeper) -> Self {
+        Self { keeper: Some(keeper), ..self }
+    }
+
+    fn keeps(&self) -> bool {
+        self.keeper.is_some()
+    }
+
+    fn is_due(&self) -> bool {
+        self.keeper.is_some_and(Keeper::is_due)
+    }
+
+    fn kept(&self, name: &str) -> Result<Option<Vec<u8>>, SaveError> {
+        self.keeper.map_or(Ok(None), |keeper| keeper.get(name))
+    }
+
+    fn keep(&self, name: &str, bytes: Vec<u8>) -> Result<(), SaveError> {
+        self.keeper.map_or(Ok(()), |keeper| keeper.put(name, bytes))
     }
 
     /// The same flag with another reporter.

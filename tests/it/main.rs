@@ -23,6 +23,7 @@ mod model;
 mod publish;
 mod query;
 mod replay;
+mod resume;
 mod routes;
 mod serve;
 mod shortened;

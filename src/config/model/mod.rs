@@ -7,7 +7,7 @@ mod optimize;
 mod score;
 
 pub use endpoint::Endpoint;
-pub use explore::Explore;
+pub use explore::{Explore, Strategy, StrategyKind};
 pub use gate::Gate;
 pub use optimize::{Algorithm, DpoPairs, DpoReference, Optimize};
 pub use score::{
@@ -30,6 +30,15 @@ pub struct Model {
     /// What every random choice of a cycle derives from. Default: 1.
     #[serde(default = "Model::default_seed")]
     pub seed: u64,
+    /// What a cycle has explored and optimized so far is kept every so many seconds, so that a killed cycle goes on from
+    /// there and ends in the same adapter; 0 keeps every step. Default: 30.
+    #[serde(default = "Model::default_keep_seconds")]
+    pub keep_seconds: u32,
+    /// The most memory in bytes that exploring and training may take beyond the loaded base; a cycle that would need more
+    /// says so before it starts. Default: none, what the machine and its control group have available.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub memory_bytes_max: Option<u64>,
     /// When cycles start by themselves.
     #[serde(default)]
     pub schedule: Schedule,
@@ -52,6 +61,10 @@ pub struct Model {
 impl Model {
     fn default_seed() -> u64 {
         1
+    }
+
+    fn default_keep_seconds() -> u32 {
+        30
     }
 }
 

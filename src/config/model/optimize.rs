@@ -61,6 +61,9 @@ pub struct Optimize {
     /// Tokens, padding included, that go through the model at once. Default: 8,192; lower it where memory is short.
     #[schemars(range(min = 16))]
     pub batch_tokens_max: usize,
+    /// Keep only what enters each layer and compute the rest again on the way back: a third more time for the memory of one
+    /// layer in place of all. Default: false.
+    pub recompute_layers: bool,
     /// AdamW's peak rate. Default: 1e-4.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub learning_rate: f64,
@@ -121,6 +124,7 @@ impl Default for Optimize {
             epochs: 2,
             prompts_per_step: 16,
             batch_tokens_max: 8_192,
+            recompute_layers: false,
             learning_rate: 1e-4,
             warmup_share: 0.1,
             weight_decay: 0.0,

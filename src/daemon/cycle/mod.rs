@@ -257,10 +257,14 @@ async fn tune(turn: &Turn<'_>, log: &StateLog<'_>, set: &TrainingSet) -> Result<
     let per_round = set.train.len() * turn.settings.explore.samples as usize;
     let mut tuned = workspace::latest_round(turn, rounds).await?;
     let first = tuned.as_ref().map_or(1, |t| t.round + 1);
+    let past = steps::past_answers(turn).await?;
+    if first <= rounds {
+        steps::check_memory(turn, set)?;
+    }
     for round in first..=rounds {
         let start = tuned.as_ref().map(|t| &t.adapter).or(turn.champion.as_ref().map(|(_, adapter)| adapter));
         log.enter(CycleState::Explore, json!({"round": round, "prompts": set.train.len()})).await?;
-        let mut explored = steps::explore(turn, set, round, start)?;
+        let mut explored = steps::explore(turn, set, round, start, &past)?;
         log.enter(CycleState::Score, json!({"round": round, "candidates": explored.candidates.len()})).await?;
         let figures = steps::score(turn, set, &mut explored)?;
         let step = format!("score-{round}");

@@ -1,17 +1,19 @@
 //! The steps that compute: values in, values out; what is durable is for the caller to write.
 
-use super::{Progress, Turn};
+use super::{Progress, Turn, workspace};
+use crate::config::StrategyKind;
 use crate::domain::{Answer, Candidate, ChatMessage, Comparison, Prompt, PromptHash, Timestamp, TrainingSet};
 use crate::evaluate::Watched;
 use crate::lake::TableName;
 use crate::model::{Lora, PromptGroup};
-use crate::runtime::{derive_seed, now};
+use crate::runtime::{derive_seed, memory_available_bytes, now};
+use crate::tao::explore::{Explored, PastAnswer, Policies};
 use crate::tao::score::{Case, Composition};
-use crate::tao::{self, Watch, explore::Explored};
+use crate::tao::{self, Watch};
 use crate::{daemon::schedule::Past, window};
 use anyhow::Result;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use tokio::task::block_in_place;
 
 /// Holdout prompts, each sampled twice, that the distance from the base is measured on.
@@ -25,6 +27,8 @@ pub(super) struct Tuned {
     pub(super) adapter: Lora,
     /// One object a step: loss, mean reward, KL, gradient norm, tokens, learning rate.
     pub(super) curve: Vec<Value>,
+    /// Steps that a killed run had taken.
+    pub(super) resumed: usize,
 }
 
 impl Tuned {
@@ -50,7 +54,7 @@ impl Tuned {
 
     pub(super) fn figures(&self) -> Value {
         let last = self.curve.last().cloned().unwrap_or(Value::Null);
-        json!({"round": self.round, "steps": self.curve.len(), "last_step": last})
+        json!({"round": self.round, "steps": self.curve.len(), "last_step": last, "steps_before": self.resumed})
     }
 }
 
@@ -79,17 +83,65 @@ async fn choose(turn: &Turn<'_>, since: Timestamp, until: Timestamp) -> Result<T
     Ok(window::choose(&request, tables).await?)
 }
 
-pub(super) fn explore(turn: &Turn<'_>, set: &TrainingSet, round: u32, start: Option<&Lora>) -> Result<Explored> {
+/// Refuses a round whose memory would not suffice, before it takes any.
+pub(super) fn check_memory(turn: &Turn<'_>, set: &TrainingSet) -> Result<()> {
+    let settings = turn.settings;
+    let available = settings.memory_bytes_max.or_else(memory_available_bytes).unwrap_or(u64::MAX);
+    let encoded = block_in_place(|| tao::explore::encode(&turn.base, &set.train, settings.explore.tokens_max))?;
+    let longest = encoded.tokens.values().map(Vec::len).max().unwrap_or(0);
+    let (explore, optimize) = (&settings.explore, &settings.optimize);
+    Ok(tao::memory::check(turn.base.config(), longest, &settings.lora, (explore, optimize), available)?)
+}
+
+pub(super) fn explore(
+    turn: &Turn<'_>,
+    set: &TrainingSet,
+    round: u32,
+    start: Option<&Lora>,
+    past: &[PastAnswer],
+) -> Result<Explored> {
     let options = &turn.settings.explore;
     let seed = derive_seed(turn.seed, "explore", &[u64::from(round)]);
     let report = |p: tao::Progress| (turn.job.watch)(Progress { step: "explore", done: p.done, total: p.total });
-    let watch = Watch::new(&report, &turn.cancelled);
-    let mut explored = block_in_place(|| tao::explore::explore(&turn.base, start, &set.train, options, seed, &watch))?;
+    let progress = workspace::Progress::of(turn, round);
+    let watch = Watch::new(&report, &turn.cancelled).keeping(&progress);
+    let champion = turn.champion.as_ref().map(|(_, adapter)| adapter);
+    let policies = Policies { model: &turn.base, adapter: start, champion, past };
+    let mut explored = block_in_place(|| tao::explore::explore_by(policies, &set.train, options, seed, &watch))?;
     // Sample numbers go on from round to round, so that a row of `candidate` is one response.
     for candidate in &mut explored.candidates {
         candidate.sample += (round - 1) * options.samples;
     }
     Ok(explored)
+}
+
+/// Earlier cycles of the model that few-shot examples are taken from, the latest.
+const PAST_CYCLES: usize = 3;
+
+/// The best answer to each question of the model's latest cycles, where exploration shows examples.
+pub(super) async fn past_answers(turn: &Turn<'_>) -> Result<Vec<PastAnswer>> {
+    let shown = |s: &&crate::config::Strategy| s.kind == StrategyKind::FewShot;
+    let Some(reward_min) = turn.settings.explore.strategies.iter().filter(shown).map(|s| s.reward_min).reduce(f64::min)
+    else {
+        return Ok(Vec::new());
+    };
+    let lake = turn.job.lake;
+    let events = lake.cycle_events(Some(turn.job.model)).await?;
+    let ended = events.iter().rev().filter(|e| e.state == crate::domain::CycleState::Done);
+    let mut best: BTreeMap<PromptHash, PastAnswer> = BTreeMap::new();
+    for event in ended.take(PAST_CYCLES) {
+        let Some(set) = lake.training_set(&event.cycle).await? else { continue };
+        let known: HashMap<PromptHash, &Prompt> = set.train.iter().map(|p| (p.hash, p)).collect();
+        for candidate in lake.candidates(&event.cycle).await? {
+            let (Some(prompt), Some(reward)) = (known.get(&candidate.prompt), candidate.reward) else { continue };
+            let better = best.get(&candidate.prompt).is_none_or(|b| reward > b.reward);
+            if reward >= reward_min && better {
+                let (messages, text) = (prompt.messages.clone(), candidate.text);
+                best.insert(candidate.prompt, PastAnswer { prompt: candidate.prompt, messages, text, reward });
+            }
+        }
+    }
+    Ok(best.into_values().collect())
 }
 
 pub(super) fn score(turn: &Turn<'_>, set: &TrainingSet, explored: &mut Explored) -> Result<Value> {
@@ -109,6 +161,8 @@ pub(super) fn score(turn: &Turn<'_>, set: &TrainingSet, explored: &mut Explored)
         "calibration": turn.scorers.calibration,
         "truncated": explored.truncated,
         "prompts_too_long": explored.too_long.len(),
+        "without_answer": explored.without_answer,
+        "prompts_explored_before": explored.resumed,
     }))
 }
 
@@ -117,7 +171,8 @@ pub(super) fn optimize(turn: &Turn<'_>, explored: &Explored, round: u32, start: 
     let task = tao::optimize::Task { model: &turn.base, start, prompts: &explored.prompt_tokens, candidates };
     let seed = derive_seed(turn.seed, "optimize", &[u64::from(round)]);
     let report = |p: tao::Progress| (turn.job.watch)(Progress { step: "optimize", done: p.done, total: p.total });
-    let watch = Watch::new(&report, &turn.cancelled);
+    let progress = workspace::Progress::of(turn, round);
+    let watch = Watch::new(&report, &turn.cancelled).keeping(&progress);
     let (lora, options) = (&turn.settings.lora, &turn.settings.optimize);
     let trained = block_in_place(|| tao::optimize::optimize(&task, lora, options, seed, &watch))?;
     #[expect(clippy::cast_precision_loss, reason = "candidates are counted in thousands")]
@@ -128,7 +183,8 @@ pub(super) fn optimize(turn: &Turn<'_>, explored: &Explored, round: u32, start: 
             "gradient_norm": s.gradient_norm, "tokens": s.tokens, "learning_rate": s.learning_rate, "skipped": s.skipped,
         })
     };
-    Ok(Tuned { round, adapter: trained.adapter, curve: trained.steps.iter().map(record).collect() })
+    let curve = trained.steps.iter().map(record).collect();
+    Ok(Tuned { round, adapter: trained.adapter, curve, resumed: trained.resumed })
 }
 
 /// Both sides' answers to the holdout, judged.
@@ -144,7 +200,11 @@ pub(super) struct Compared {
 /// Champion and challenger answer the holdout, greedily; the gate's scorers judge both.
 pub(super) fn compare(turn: &Turn<'_>, set: &TrainingSet, challenger: &Lora) -> Result<Compared> {
     let champion = turn.champion.as_ref().map(|(_, adapter)| adapter);
-    let prompts = &set.holdout;
+    // A prompt that leaves no room for an answer cannot be compared; the rest can.
+    let encoded = tao::explore::encode(&turn.base, &set.holdout, turn.settings.explore.tokens_max)?;
+    let fitting = |p: &&Prompt| encoded.tokens.contains_key(&p.hash);
+    let prompts: Vec<Prompt> = set.holdout.iter().filter(fitting).cloned().collect();
+    let prompts = prompts.as_slice();
     (turn.job.watch)(Progress { step: "evaluate", done: 0, total: 2 * prompts.len() });
     let before = texts(turn, prompts, champion)?;
     (turn.job.watch)(Progress { step: "evaluate", done: prompts.len(), total: 2 * prompts.len() });
@@ -212,7 +272,9 @@ fn correct(turn: &Turn<'_>, prompts: &[Prompt], texts: &[(String, u32)]) -> Vec<
 /// How far the challenger has moved from the base, not only from the last champion: KL(challenger ‖ base) in nats a token over
 /// samples that it draws itself, by the estimator `ρ − 1 − ln ρ`, which is never negative (Schulman's k3).
 fn kl_to_base(turn: &Turn<'_>, prompts: &[Prompt], challenger: &Lora) -> Result<f64> {
-    let options = crate::config::Explore { samples: 2, temperatures: vec![1.0], ..turn.settings.explore.clone() };
+    let plain = crate::config::Explore { samples: 2, temperatures: vec![1.0], ..turn.settings.explore.clone() };
+    // Other ways to explore are not what it serves by.
+    let options = crate::config::Explore { strategies: Vec::new(), ..plain };
     let seed = derive_seed(turn.seed, "kl", &[]);
     let quiet = |_: tao::Progress| {};
     let watch = Watch::new(&quiet, &turn.cancelled);

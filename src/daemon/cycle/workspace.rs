@@ -1,17 +1,24 @@
 //! The folder of a cycle in the lake, `cycles/<id>/round-N/`: the adapter of each finished round, and its curve.
 //!
-//! `curve.json` is written last: a round without it is not finished.
+//! `curve.json` is written last: a round without it is not finished. What an unfinished round has explored and optimized
+//! so far lies in `round-N/progress/`, and goes when the round is finished.
 
 use super::Turn;
 use super::steps::Tuned;
 use crate::model::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Lora, Model};
+use crate::runtime::{Failpoint, failpoint};
+use crate::tao::{Keeper, SaveError};
 use anyhow::{Context as _, Result};
+use futures::TryStreamExt as _;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use serde_json::Value;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 
 const CURVE: &str = "curve.json";
+const PROGRESS: &str = "progress";
 
 /// The files of an adapter folder, by name.
 pub(super) type Files = Vec<(String, Vec<u8>)>;
@@ -23,8 +30,55 @@ pub(super) async fn save(turn: &Turn<'_>, tuned: &Tuned) -> Result<()> {
         store.put(&folder.clone().join(name), bytes.into()).await?;
     }
     let curve = serde_json::to_vec(&tuned.curve)?;
-    store.put(&folder.join(CURVE), curve.into()).await?;
+    store.put(&folder.clone().join(CURVE), curve.into()).await?;
+    let progress: Vec<_> =
+        store.list(Some(&folder.join(PROGRESS))).map_ok(|object| object.location).try_collect().await?;
+    for object in progress {
+        store.delete(&object).await?;
+    }
     Ok(())
+}
+
+/// Where the steps of a round keep what they have done so far. Used from threads that may block.
+pub(super) struct Progress {
+    store: Arc<dyn ObjectStore>,
+    folder: Path,
+    every: Duration,
+    last: Mutex<Instant>,
+    runtime: Handle,
+}
+
+impl Progress {
+    pub(super) fn of(turn: &Turn<'_>, round: u32) -> Self {
+        let (store, folder) = place(turn, round);
+        let every = Duration::from_secs(turn.settings.keep_seconds.into());
+        let (folder, runtime) = (folder.join(PROGRESS), Handle::current());
+        Self { store, folder, every, last: Mutex::new(Instant::now()), runtime }
+    }
+}
+
+impl Keeper for Progress {
+    fn get(&self, name: &str) -> Result<Option<Vec<u8>>, SaveError> {
+        let path = self.folder.clone().join(name);
+        self.runtime.block_on(async {
+            match self.store.get(&path).await {
+                Ok(found) => Ok(Some(found.bytes().await?.to_vec())),
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+
+    fn put(&self, name: &str, bytes: Vec<u8>) -> Result<(), SaveError> {
+        self.runtime.block_on(self.store.put(&self.folder.clone().join(name), bytes.into()))?;
+        failpoint(if name.starts_with("explore") { Failpoint::InExplore } else { Failpoint::InOptimize });
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Ok(())
+    }
+
+    fn is_due(&self) -> bool {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= self.every
+    }
 }
 
 /// The last round that is finished, where there is one.
@@ -38,7 +92,7 @@ pub(super) async fn latest_round(turn: &Turn<'_>, rounds: u32) -> Result<Option<
         };
         let adapter = read_adapter(&store, &folder, &turn.base).await?;
         let curve: Vec<Value> = serde_json::from_slice(&curve).with_context(|| format!("{folder}/{CURVE}"))?;
-        return Ok(Some(Tuned { round, adapter, curve }));
+        return Ok(Some(Tuned { round, adapter, curve, resumed: 0 }));
     }
     Ok(None)
 }

@@ -11,7 +11,8 @@ use rayon::prelude::*;
 use super::host::{Slice, matrix};
 use super::math::{exp, max, sum, vectorised};
 
-const CHUNK_BYTES_MAX: usize = 64 << 20;
+/// The most logits that exist at once.
+pub const CHUNK_BYTES_MAX: usize = 64 << 20;
 
 /// `ln softmax(hidden · weightᵀ / temperature)[target]` for each row.
 ///
@@ -116,7 +117,8 @@ pub fn log_sum_exp(row: &[f32], temperature: f32) -> f32 {
     largest * inverse + total.ln()
 }
 
-fn chunks(rows: usize, vocabulary: usize) -> impl Iterator<Item = Range<usize>> {
+/// Runs of rows whose logits are formed together: at most [`CHUNK_BYTES_MAX`], or one row.
+pub fn chunks(rows: usize, vocabulary: usize) -> impl Iterator<Item = Range<usize>> {
     let size = (CHUNK_BYTES_MAX / (4 * vocabulary)).max(1);
     (0..rows).step_by(size).map(move |start| start..(start + size).min(rows))
 }

@@ -13,6 +13,7 @@ pub mod oapl;
 mod pass;
 mod recipe;
 pub mod rloo;
+mod saved;
 pub mod sft;
 
 use super::{Progress, Watch, rng_seed};
@@ -103,6 +104,9 @@ pub enum Error {
         /// Steps taken.
         steps: usize,
     },
+    /// The run so far could not be kept.
+    #[error("the steps taken so far could not be kept")]
+    Save(#[source] super::SaveError),
     /// The model failed.
     #[error("the model failed while training")]
     Model(#[from] crate::model::Error),
@@ -138,6 +142,8 @@ pub struct Trained {
     pub steps: Vec<StepRecord>,
     /// What became of the candidates.
     pub counts: Counts,
+    /// Steps that an earlier, killed run had taken.
+    pub resumed: usize,
 }
 
 /// Trains an adapter on scored candidates.
@@ -181,32 +187,30 @@ fn train(
     if groups.is_empty() {
         return Err(Error::NothingToLearn { prompts: counts.flat_groups });
     }
-    let mut run = Run {
-        adapter: task.start.cloned().map_or_else(|| fresh(task.model, lora, seed), Ok)?,
-        optimizer: AdamW::new(adamw(options)),
-        rewards: mean_rewards(task.candidates),
-        skipped: 0,
-        task,
-        loss,
-        options,
-    };
+    let (mut run, mut steps) = Run::begin(task, loss, lora, options, seed, watch)?;
+    let resumed = steps.len();
     let plan = plan(groups.len(), options, seed);
-    let mut steps = Vec::with_capacity(plan.len());
-    for (at, members) in plan.iter().enumerate() {
+    for (at, members) in plan.iter().enumerate().skip(resumed) {
         if watch.is_cancelled() {
             return Err(Error::Cancelled { steps: at });
         }
         let members: Vec<&Group> = members.iter().map(|&i| &groups[i]).collect();
         let learning_rate = options.learning_rate * schedule(at, plan.len(), options.warmup_share);
         steps.push(StepRecord { step: at + 1, ..run.step(&members, learning_rate)? });
+        if watch.is_due() {
+            saved::keep(watch, &run.fingerprint, (&run.adapter, &run.optimizer), &steps, run.skipped)?;
+        }
         watch.report(Progress { what: "optimize", done: at + 1, total: plan.len() });
     }
-    Ok(Trained { adapter: run.adapter, steps, counts })
+    Ok(Trained { adapter: run.adapter, steps, counts, resumed })
+}
+
+fn lora_config(lora: &config::Lora) -> LoraConfig {
+    LoraConfig { rank: lora.rank, alpha: lora.alpha, targets: lora.targets.clone() }
 }
 
 fn fresh(model: &Model, lora: &config::Lora, seed: u64) -> Result<Lora, Error> {
-    let config = LoraConfig { rank: lora.rank, alpha: lora.alpha, targets: lora.targets.clone() };
-    Ok(Lora::new(model.config(), config, rng_seed(&[seed, 0]), model.decoder().device())?)
+    Ok(Lora::new(model.config(), lora_config(lora), rng_seed(&[seed, 0]), model.decoder().device())?)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the optimiser computes in f32")]
@@ -227,13 +231,39 @@ struct Run<'a> {
     optimizer: AdamW,
     rewards: HashMap<PromptHash, f64>,
     skipped: u32,
+    /// By which it knows its own kept work; empty where nothing is kept.
+    fingerprint: String,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// A run at its beginning, or after the last step that a killed one kept, with the records of the steps taken.
+    fn begin(
+        task: &'a Task<'a>,
+        loss: Loss,
+        lora: &config::Lora,
+        options: &'a Optimize,
+        seed: u64,
+        watch: &Watch<'_>,
+    ) -> Result<(Self, Vec<StepRecord>), Error> {
+        let (rewards, config) = (mean_rewards(task.candidates), adamw(options));
+        let mut fingerprint = String::new();
+        if watch.keeps() {
+            fingerprint = saved::fingerprint(task, &loss, lora, options, seed)?;
+            let own = task.start.map_or_else(|| lora_config(lora), |start| start.config.clone());
+            if let Some(saved) = saved::find(watch, &fingerprint, own, config, task.model.decoder().device())? {
+                let saved::Saved { adapter, optimizer, skipped, steps } = saved;
+                return Ok((Self { adapter, optimizer, rewards, skipped, fingerprint, task, loss, options }, steps));
+            }
+        }
+        let adapter = task.start.cloned().map_or_else(|| fresh(task.model, lora, seed), Ok)?;
+        let optimizer = AdamW::new(config);
+        Ok((Self { adapter, optimizer, rewards, skipped: 0, fingerprint, task, loss, options }, Vec::new()))
+    }
+
     /// One update of the adapter, or none where it would not be finite.
     fn step(&mut self, members: &[&Group], learning_rate: f64) -> Result<StepRecord, Error> {
         let decoder = self.task.model.decoder().with_adapter(&self.adapter)?;
-        let passed = pass(&decoder, members, self.task.prompts, self.options.batch_tokens_max, &self.loss)?;
+        let passed = pass(&decoder, members, self.task.prompts, self.options, &self.loss)?;
         #[expect(clippy::cast_possible_truncation, reason = "a learning rate needs no more digits")]
         let report = if passed.loss.is_finite() {
             Some(self.optimizer.step(&mut self.adapter.tensors, &passed.gradients, learning_rate as f32)?)

@@ -5,8 +5,9 @@
 
 use super::groups::{BaseLogprobs, Group};
 use super::{Error, Loss, Task, count};
+use crate::config::Optimize;
 use crate::domain::PromptHash;
-use crate::model::{Decoder, PromptGroup, Tensors};
+use crate::model::{Decoder, Keep, PromptGroup, Tensors};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -25,16 +26,17 @@ pub(super) fn pass(
     decoder: &Decoder,
     members: &[&Group],
     prompts: &HashMap<PromptHash, Vec<u32>>,
-    tokens_max: usize,
+    options: &Optimize,
     loss: &Loss,
 ) -> Result<Passed, Error> {
+    let keep = if options.recompute_layers { Keep::LayerInputs } else { Keep::Everything };
     let scale = loss.scale(members);
     let mut passed = Passed { loss: 0.0, kl: 0.0, tokens: 0, gradients: Tensors::new() };
     let mut kl_tokens = 0.0;
-    for batch in micro_batches(members, prompts, tokens_max)? {
+    for batch in micro_batches(members, prompts, options.batch_tokens_max)? {
         let packed: Vec<PromptGroup> = batch.iter().map(|(group, prompt)| pack(group, prompt)).collect();
         passed.tokens += packed.iter().map(size).sum::<usize>();
-        let forward = decoder.forward(&packed, 1.0)?;
+        let forward = decoder.forward_keeping(&packed, 1.0, keep)?;
         let now: Vec<f32> = forward.tokens().to_vec1().map_err(crate::model::Error::from)?;
         let mut derivative = vec![0f32; now.len()];
         let mut ranges = forward.completions().iter();

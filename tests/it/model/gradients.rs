@@ -5,7 +5,7 @@ use pelton::model::Activation;
 use pelton::model::ops::attention::{self, Heads, Rows, Saved, Span};
 use pelton::model::ops::rope::{Angles, Turn};
 use pelton::model::ops::{gated, head, math, rms_norm};
-use pelton::model::{AdamW, AdamWConfig, Decoder, Lora, LoraConfig, PromptGroup, Tensors, Weights};
+use pelton::model::{AdamW, AdamWConfig, Decoder, Keep, Lora, LoraConfig, PromptGroup, Tensors, Weights};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -289,4 +289,54 @@ fn training_gives_the_same_bits_on_any_number_of_threads() {
     };
     let once = train(1);
     assert!(once == train(1) && once == train(2) && once == train(5));
+}
+
+#[test]
+fn layers_computed_again_give_the_same_gradients() {
+    for name in ["llama_tied", "llama_biased", "qwen3", "gemma3", "smollm3", "mistral"] {
+        let decoder = super::fixture_decoder(name).with_adapter(&super::fixture_adapter(name)).unwrap();
+        let gradients = |keep| {
+            let pass = decoder.forward_keeping(&groups(), 0.8, keep).unwrap();
+            let slopes: Vec<f32> = (0..pass.tokens().elem_count()).map(|i| (i as f32).sin()).collect();
+            (values(pass.tokens()), pass.backward_from(&slopes).unwrap())
+        };
+        let (whole, again) = (gradients(Keep::Everything), gradients(Keep::LayerInputs));
+        assert_eq!(whole.0, again.0, "{name}");
+        check_close(&again.1, &whole.1, 1e-6);
+    }
+}
+
+#[test]
+fn a_quarter_of_a_million_logits_a_row_exist_for_a_few_rows_only() {
+    let (rows, vocabulary, width) = (300, 262_144, 4);
+    let largest = head::chunks(rows, vocabulary).map(|chunk| chunk.len() * vocabulary * 4).max().unwrap();
+    assert!(largest <= head::CHUNK_BYTES_MAX, "{largest} bytes");
+    let covered: Vec<usize> = head::chunks(rows, vocabulary).flatten().collect();
+    assert_eq!(covered, (0..rows).collect::<Vec<_>>());
+    // A row that alone is more than a chunk is a chunk.
+    assert_eq!(head::chunks(3, 100 << 20).count(), 3);
+
+    let (hidden, weight) = (leaf(31, &[rows, width]), leaf(32, &[vocabulary, width]));
+    let targets: Vec<u32> = (0..rows as u32).map(|i| i * 871 % vocabulary as u32).collect();
+    let (logprobs, lse) = head::forward(&hidden, &weight, &targets, 1.0).unwrap();
+    let of = head::Backward {
+        hidden: &hidden,
+        weight: &weight,
+        targets: &targets,
+        temperature: 1.0,
+        lse: &lse,
+        weight_gradient: false,
+    };
+    let dy: Vec<f32> = (0..rows).map(|i| (i as f32).cos()).collect();
+    let found = values(&head::backward(of, &dy).unwrap().0);
+    // Rows on both sides of a border between chunks, by candle, one at a time.
+    for row in [0, 63, 64, 65, 299] {
+        let own = Var::from_tensor(&hidden.narrow(0, row, 1).unwrap().contiguous().unwrap()).unwrap();
+        let logits = own.matmul(&weight.t().unwrap()).unwrap();
+        let logprob = candle_nn::ops::log_softmax(&logits, D::Minus1).unwrap();
+        let logprob = logprob.narrow(1, targets[row] as usize, 1).unwrap().sum_all().unwrap();
+        assert!((logprob.to_scalar::<f32>().unwrap() - logprobs[row]).abs() < 1e-4);
+        let store = (logprob * f64::from(dy[row])).unwrap().backward().unwrap();
+        check(&found[row * width..(row + 1) * width], &values(store.get(&own).unwrap()));
+    }
 }

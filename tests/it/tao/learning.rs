@@ -74,7 +74,7 @@ pub(super) fn write_model(folder: &Path, liking: Option<f64>) -> Model {
     Model::load(folder, &Device::Cpu).unwrap()
 }
 
-fn prompts() -> Vec<Prompt> {
+pub(super) fn prompts() -> Vec<Prompt> {
     let prompt = |text: &str| {
         let messages = vec![ChatMessage::user(text)];
         Prompt {
@@ -88,10 +88,10 @@ fn prompts() -> Vec<Prompt> {
 }
 
 fn sampling() -> Explore {
-    Explore { samples: 6, temperatures: vec![0.8, 1.2], tokens_max: 8, batch_rows: 16 }
+    Explore { samples: 6, temperatures: vec![0.8, 1.2], tokens_max: 8, batch_rows: 16, ..Explore::default() }
 }
 
-fn quiet<R>(run: impl FnOnce(&Watch<'_>) -> R) -> R {
+pub(super) fn quiet<R>(run: impl FnOnce(&Watch<'_>) -> R) -> R {
     run(&Watch::new(&|_| {}, &AtomicBool::new(false)))
 }
 

@@ -1,15 +1,23 @@
-//! Samples responses to prompts, and answers greedily for evaluation.
+//! Samples responses to prompts, in the ways that the configuration mixes, and answers greedily for evaluation.
 //!
 //! Promises that a response depends on the model, its prompt, its temperature and its own seed alone, and that the seed
 //! is a function of (cycle seed, round, prompt, sample): the same cycle explores the same responses, whatever the
-//! order, batch or number of threads. Log-probabilities are those of the plain policy at temperature 1, which training
-//! regresses on, not those of the tempered draw. Never scores.
+//! order, batch or number of threads. Log-probabilities are those of the policy at temperature 1 under the plain prompt,
+//! which training regresses on, not those of the tempered draw, nor those under an augmented prompt. What an endpoint
+//! answers depends on the endpoint. Never scores.
 
-use super::{Progress, Watch, rng_seed};
+mod block;
+mod draw;
+pub mod strategy;
+
+use super::endpoint;
+use super::{Progress, Watch};
 use crate::config::Explore;
 use crate::domain::{Candidate, ChatMessage, Finish, Prompt, PromptHash};
-use crate::model::{self, Decoder, Generated, GenerationOptions, GenerationRequest, Lora, Model};
+use crate::model::{self, Decoder, Generated, GenerationOptions, GenerationRequest, Lora, Model, PerSample};
+use draw::Round;
 use std::collections::HashMap;
+pub use strategy::PastAnswer;
 
 /// Prompts sampled between two looks at the cancellation flag.
 const PROMPTS_PER_CALL: usize = 32;
@@ -41,6 +49,12 @@ pub enum Error {
     /// The model failed.
     #[error("the model failed while exploring")]
     Model(#[from] model::Error),
+    /// An endpoint answers nothing at all, or cannot be used.
+    #[error("exploring by an endpoint failed")]
+    Endpoint(#[from] endpoint::Error),
+    /// What was explored so far could not be kept.
+    #[error("the responses explored so far could not be kept")]
+    Save(#[source] super::SaveError),
 }
 
 /// What exploration gave.
@@ -54,6 +68,23 @@ pub struct Explored {
     pub too_long: Vec<PromptHash>,
     /// Responses that were cut off.
     pub truncated: usize,
+    /// Samples that gave no response: nothing behind the marker of the final answer, or no answer from an endpoint.
+    pub without_answer: usize,
+    /// Prompts that an earlier, killed run had explored.
+    pub resumed: usize,
+}
+
+/// Who draws.
+#[derive(Clone, Copy)]
+pub struct Policies<'a> {
+    /// The base.
+    pub model: &'a Model,
+    /// The adapter that trains; absent for the base itself.
+    pub adapter: Option<&'a Lora>,
+    /// The adapter that serves now, for the strategy `champion`; absent for none, and the plain way is taken.
+    pub champion: Option<&'a Lora>,
+    /// Good answers of earlier cycles, for the strategy `few_shot`; where there is none, the plain way is taken.
+    pub past: &'a [PastAnswer],
 }
 
 /// Prompts as the model reads them.
@@ -65,7 +96,7 @@ pub struct Encoded {
     pub too_long: Vec<PromptHash>,
 }
 
-/// Samples every prompt.
+/// Samples every prompt from one policy.
 ///
 /// # Errors
 /// [`Error`].
@@ -77,20 +108,47 @@ pub fn explore(
     seed: u64,
     watch: &Watch<'_>,
 ) -> Result<Explored, Error> {
+    explore_by(Policies { model, adapter, champion: None, past: &[] }, prompts, options, seed, watch)
+}
+
+/// Samples every prompt in the ways that the options mix. Where `watch` keeps work, what a killed run had explored is
+/// taken as it is.
+///
+/// # Errors
+/// [`Error`].
+pub fn explore_by(
+    policies: Policies<'_>,
+    prompts: &[Prompt],
+    options: &Explore,
+    seed: u64,
+    watch: &Watch<'_>,
+) -> Result<Explored, Error> {
     check(options)?;
-    let Encoded { tokens: prompt_tokens, too_long } = encode(model, prompts, options.tokens_max)?;
-    let fitting: Vec<PromptHash> = prompts.iter().map(|p| p.hash).filter(|h| prompt_tokens.contains_key(h)).collect();
-    let decoder = adapted(model, adapter)?;
-    let mut candidates = Vec::with_capacity(fitting.len() * options.samples as usize);
-    for (at, some) in fitting.chunks(PROMPTS_PER_CALL).enumerate() {
+    let Encoded { tokens: prompt_tokens, too_long } = encode(policies.model, prompts, options.tokens_max)?;
+    let fitting: Vec<&Prompt> = prompts.iter().filter(|p| prompt_tokens.contains_key(&p.hash)).collect();
+    let round = Round::new(policies, &prompt_tokens, options, seed, watch)?;
+    let mut kept = block::Kept::open(watch, block::fingerprint(policies, prompts, options, seed)?);
+    let (mut candidates, mut without_answer) = (Vec::new(), 0);
+    let mut at = 0;
+    while let Some(block) = kept.next(at, fitting.len())? {
+        at = block.until;
+        without_answer += block.without_answer;
+        candidates.extend(block.candidates);
+    }
+    let resumed = at;
+    for some in fitting[at..].chunks(PROMPTS_PER_CALL) {
         if watch.is_cancelled() {
-            return Err(Error::Cancelled { prompts: at * PROMPTS_PER_CALL });
+            return Err(Error::Cancelled { prompts: at });
         }
-        candidates.extend(sample(model, &decoder, some, &prompt_tokens, options, seed)?);
-        watch.report(Progress { what: "explore", done: at * PROMPTS_PER_CALL + some.len(), total: fitting.len() });
+        let drawn = round.sample(some)?;
+        at += some.len();
+        without_answer += drawn.without_answer;
+        kept.add(at, &drawn)?;
+        candidates.extend(drawn.candidates);
+        watch.report(Progress { what: "explore", done: at, total: fitting.len() });
     }
     let truncated = candidates.iter().filter(|c| c.finish == Finish::Length).count();
-    Ok(Explored { candidates, prompt_tokens, too_long, truncated })
+    Ok(Explored { candidates, prompt_tokens, too_long, truncated, without_answer, resumed })
 }
 
 /// Encodes prompts: what training needs when candidates are read back from the table.
@@ -129,8 +187,10 @@ pub fn answer_greedily(
     let requests =
         conversations.iter().map(|c| Ok(GenerationRequest { prompt: chat_tokens(model, c)?, seeds: vec![0] }));
     let requests = requests.collect::<Result<Vec<_>, model::Error>>()?;
-    let answers = decoder.generate(&requests, &generation(model, 0.0, options))?;
-    let text = |g: &Generated| Ok((text_of(model, g)?, u32::try_from(g.tokens.len()).unwrap_or(u32::MAX)));
+    let ends = ends(model, &options.stop);
+    let each = PerSample { temperature: None, ends: stops_by_text(options).then_some(&ends) };
+    let answers = decoder.generate_each(&requests, &generation(model, 0.0, options), each)?;
+    let text = |g: &Generated| Ok((text_of(model, g, options)?, u32::try_from(g.tokens.len()).unwrap_or(u32::MAX)));
     answers.iter().flatten().map(text).collect()
 }
 
@@ -141,6 +201,13 @@ fn check(options: &Explore) -> Result<(), Error> {
     }
     if options.temperatures.is_empty() || !options.temperatures.iter().all(sane) {
         return Err(Error::Options("`temperatures` needs at least one, each from 0 to 4"));
+    }
+    let shares = options.strategies.iter().map(|s| s.share);
+    if !options.strategies.is_empty() && shares.sum::<f64>() <= 0.0 {
+        return Err(Error::Options("`strategies` need a share above 0"));
+    }
+    if options.stop.iter().any(String::is_empty) {
+        return Err(Error::Options("`stop` holds an empty text, which would end every response at once"));
     }
     if options.tokens_max == 0 {
         return Err(Error::Options("`tokens_max` must be at least 1"));
@@ -178,64 +245,22 @@ fn generation(model: &Model, temperature: f64, options: &Explore) -> GenerationO
     }
 }
 
-fn text_of(model: &Model, generated: &Generated) -> Result<String, Error> {
-    Ok(model.decode(&generated.tokens)?)
+/// A response's text, without what begins with a stop text.
+fn text_of(model: &Model, generated: &Generated, options: &Explore) -> Result<String, Error> {
+    let text = model.decode(&generated.tokens)?;
+    Ok(if stops_by_text(options) { strategy::cut(&text, &options.stop).to_owned() } else { text })
 }
 
-/// All samples of some prompts, one call a temperature.
-fn sample(
-    model: &Model,
-    decoder: &Decoder,
-    prompts: &[PromptHash],
-    tokens: &HashMap<PromptHash, Vec<u32>>,
-    options: &Explore,
-    seed: u64,
-) -> Result<Vec<Candidate>, Error> {
-    let mut made: Vec<Candidate> = Vec::new();
-    let rungs = options.temperatures.len();
-    for (rung, &temperature) in options.temperatures.iter().enumerate() {
-        let numbers: Vec<u32> = (0..options.samples).filter(|s| *s as usize % rungs == rung).collect();
-        let seeds =
-            |prompt: &PromptHash| numbers.iter().map(|&s| rng_seed(&[seed, prompt.low(), u64::from(s)])).collect();
-        let requests: Vec<_> =
-            prompts.iter().map(|p| GenerationRequest { prompt: tokens[p].clone(), seeds: seeds(p) }).collect();
-        let answers = decoder.generate(&requests, &generation(model, temperature, options))?;
-        for ((prompt, request), samples) in prompts.iter().zip(&requests).zip(answers) {
-            for ((generated, &number), &seed) in samples.into_iter().zip(&numbers).zip(&request.seeds) {
-                made.push(candidate(model, *prompt, number, temperature, seed, generated)?);
-            }
-        }
+fn stops_by_text(options: &Explore) -> bool {
+    !options.stop.is_empty()
+}
+
+/// Whether tokens end with a stop text. It may cross the borders of tokens, so that the end of the text is looked at: as
+/// many tokens as the longest stop text has bytes, and some more, because a token of a text has a byte at least.
+fn ends<'a>(model: &'a Model, stops: &'a [String]) -> impl Fn(&[u32]) -> bool + Sync + 'a {
+    let window = stops.iter().map(String::len).max().unwrap_or(0) + 8;
+    move |tokens| {
+        let text = model.decode(&tokens[tokens.len().saturating_sub(window)..]).unwrap_or_default();
+        stops.iter().any(|stop| text.contains(stop.as_str()))
     }
-    let order: HashMap<PromptHash, usize> = prompts.iter().enumerate().map(|(i, p)| (*p, i)).collect();
-    made.sort_by_key(|c| (order[&c.prompt], c.sample));
-    Ok(made)
-}
-
-fn candidate(
-    model: &Model,
-    prompt: PromptHash,
-    sample: u32,
-    temperature: f64,
-    seed: u64,
-    generated: Generated,
-) -> Result<Candidate, Error> {
-    let text = text_of(model, &generated)?;
-    let finish = match generated.finish {
-        model::Finish::Stop => Finish::Stop,
-        model::Finish::Length => Finish::Length,
-    };
-    let strategy = format!("temperature={temperature}");
-    let Generated { tokens, logprobs, .. } = generated;
-    Ok(Candidate {
-        prompt,
-        sample,
-        strategy,
-        seed,
-        tokens,
-        text,
-        logprobs,
-        finish,
-        reward: None,
-        components: Vec::new(),
-    })
 }
