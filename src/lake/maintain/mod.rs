@@ -28,8 +28,13 @@ use object_store::ObjectStoreExt as _;
 use serde::Deserialize;
 use std::time::Duration;
 
-/// A checkpoint is written when this many commits follow the last one.
+/// A checkpoint is written when this many commits follow the last one, or more where that one was large.
 const COMMITS_BETWEEN_CHECKPOINTS: i64 = 50;
+/// A checkpoint names every file that was replaced within the history, tens of thousands after a day of a commit a second;
+/// writing it, and reading it into every handle, costs what it holds. So a commit is waited for with each so many of them …
+const ACTIONS_A_COMMIT: i64 = 200;
+/// … up to a number that still is quick to list and to read one by one.
+const COMMITS_BETWEEN_CHECKPOINTS_MAX: i64 = 400;
 
 /// What a round is to do.
 #[derive(Debug, Clone, Copy)]
@@ -143,7 +148,8 @@ impl Lake {
     async fn checkpoint(&self, name: TableName, dry_run: bool) -> Result<bool> {
         // A copy, so that no reader waits while the checkpoint is written.
         let table = self.fresh(name).await?.clone();
-        if log::version_of(&table) - last_checkpoint(&table).await < COMMITS_BETWEEN_CHECKPOINTS {
+        let last = last_checkpoint(&table).await;
+        if log::version_of(&table) - last.version < commits_between(last.size) {
             return Ok(false);
         }
         if !dry_run {
@@ -169,14 +175,36 @@ impl Lake {
     }
 }
 
-/// The version of the last checkpoint; 0 where there is none or its pointer is unreadable (it is only a hint).
-async fn last_checkpoint(table: &DeltaTable) -> i64 {
-    #[derive(Deserialize)]
-    struct Hint {
-        version: i64,
-    }
+/// How many commits follow a checkpoint of so many actions before the next.
+fn commits_between(actions: i64) -> i64 {
+    (actions / ACTIONS_A_COMMIT).clamp(COMMITS_BETWEEN_CHECKPOINTS, COMMITS_BETWEEN_CHECKPOINTS_MAX)
+}
+
+/// What the log's pointer says of the last checkpoint.
+#[derive(Debug, Default, Deserialize)]
+struct Hint {
+    version: i64,
+    /// The actions in it.
+    #[serde(default)]
+    size: i64,
+}
+
+/// The last checkpoint; version 0 where there is none or its pointer is unreadable (it is only a hint).
+async fn last_checkpoint(table: &DeltaTable) -> Hint {
     let path = deltalake::Path::from("_delta_log/_last_checkpoint");
-    let Ok(found) = table.object_store().get(&path).await else { return 0 };
-    let Ok(bytes) = found.bytes().await else { return 0 };
-    serde_json::from_slice::<Hint>(&bytes).map_or(0, |hint| hint.version)
+    let Ok(found) = table.object_store().get(&path).await else { return Hint::default() };
+    let Ok(bytes) = found.bytes().await else { return Hint::default() };
+    serde_json::from_slice(&bytes).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::commits_between;
+
+    #[test]
+    fn large_checkpoints_are_written_more_seldom_up_to_a_bound() {
+        for (actions, commits) in [(0, 50), (9_000, 50), (20_000, 100), (60_268, 301), (1_000_000, 400)] {
+            assert_eq!(commits_between(actions), commits, "{actions}");
+        }
+    }
 }
