@@ -485,7 +485,8 @@ static READING: LazyLock<Decoder> = LazyLock::new(|| {
 proptest! {
     #[test]
     fn no_seeded_secret_comes_out_and_equal_ones_stay_equal(
-        user in "[a-z]{3,12}",
+        // No word and no field begins like this: three letters alone are a part of many (`ess` of `messages`).
+        user in "qxj[a-z]{1,9}",
         digits in "[0-9]{14}",
         around in "[ \\PC\n\"\\\\]{0,40}",
         layers in 0usize..3,
