@@ -24,6 +24,7 @@ pub mod tao;
 pub mod evaluate;
 pub mod publish;
 pub mod serve;
+pub mod sidecar;
 
 pub mod cli;
 pub mod daemon;

@@ -43,7 +43,7 @@ fn set_the_allocator_up() {
     let settings: &[(&str, &str)] = match command.as_str() {
         // Training keeps freed pages.
         "cycle" | "demo" => &[("MIMALLOC_PURGE_DELAY", "-1")],
-        "run" => &[
+        "run" | "sidecar" => &[
             // Huge pages that are touched at one end each held a third more memory in ingestion, and made nothing quicker.
             ("MIMALLOC_ALLOW_THP", "0"),
             // librdkafka's threads share one heap of the C library: what one frees is there for the others.

@@ -14,6 +14,7 @@ mod replay;
 mod run;
 mod schema;
 mod serve;
+mod sidecar;
 mod sql;
 mod window;
 
@@ -50,6 +51,8 @@ enum Command {
     Replay(replay::Args),
     /// Answer OpenAI's API on a model and its promoted version, each call logged to Kafka
     Serve(serve::Args),
+    /// Stand between OpenAI clients and inference servers: forward, log, bring promoted versions
+    Sidecar(sidecar::Args),
     /// Turns of the wheel: run one by hand, list them, show one
     Cycle(cycle::Args),
     /// Query the tables by SQL: one statement, or a shell
@@ -95,6 +98,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Gap(args) => block_on(gap::run(args)),
         Command::Replay(args) => block_on(replay::run(args)),
         Command::Serve(args) => block_on(serve::run(args)),
+        Command::Sidecar(args) => block_on(sidecar::run(args)),
         Command::Cycle(args) => block_on(cycle::run(args)),
         Command::Sql(args) => block_on(sql::run(args)),
         Command::Window(args) => block_on(window::run(args)),

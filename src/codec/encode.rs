@@ -4,6 +4,7 @@ use super::schema::{FEEDBACK_V1, INFERENCE_LOG_V1};
 use crate::domain::Timestamp;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 /// A value that cannot be sent.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +60,8 @@ pub struct InferenceLog<'a> {
     pub stream: Option<bool>,
     /// What went wrong while logging.
     pub logging_error_codes: &'a [&'a str],
+    /// Fields beside these; a row keeps them in `extra`.
+    pub extra: Option<&'a Map<String, Value>>,
 }
 
 impl<'a> InferenceLog<'a> {
@@ -83,6 +86,7 @@ impl<'a> InferenceLog<'a> {
             conversation_id: None,
             stream: None,
             logging_error_codes: &[],
+            extra: None,
         }
     }
 
@@ -108,6 +112,7 @@ impl<'a> InferenceLog<'a> {
             conversation_id: self.conversation_id,
             stream: self.stream,
             logging_error_codes: self.logging_error_codes,
+            extra: self.extra,
             request: raw("request", self.request)?,
             response: self.response.map(|body| raw("response", body)).transpose()?,
         };
@@ -198,6 +203,8 @@ struct InferenceWire<'a> {
     stream: Option<bool>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     logging_error_codes: &'a [&'a str],
+    #[serde(flatten)]
+    extra: Option<&'a Map<String, Value>>,
     request: &'a RawValue,
     response: Option<&'a RawValue>,
 }

@@ -25,6 +25,7 @@ mod sse;
 pub use decoder::{Decoder, Format, Headers, Message, Take};
 pub use encode::{EncodeError, Feedback, InferenceLog};
 pub use fault::Fault;
+pub use sse::{Assembled, assemble as assemble_stream};
 
 use crate::domain::{DeadLetterCode, Row, RowKind};
 

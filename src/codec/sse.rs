@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 
 /// The body that a stream amounts to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Assembled {
+pub struct Assembled {
     /// The body, JSON.
-    pub(super) body: String,
+    pub body: String,
     /// What the row's `logging_error_codes` should say.
-    pub(super) codes: Vec<&'static str>,
+    pub codes: Vec<&'static str>,
 }
 
 /// The stream broke off: neither `[DONE]` nor a finish reason came.
@@ -47,7 +47,8 @@ pub(super) fn assemble_list(json: &str) -> Option<Assembled> {
 }
 
 /// Assembles a stream; nothing where no event of it is a JSON object.
-pub(super) fn assemble(text: &str) -> Option<Assembled> {
+#[must_use]
+pub fn assemble(text: &str) -> Option<Assembled> {
     let mut stream = Stream::default();
     for event in events(text) {
         stream.take(&event);

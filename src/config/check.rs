@@ -2,7 +2,7 @@
 
 use super::load::{Problem, Sections};
 use super::{Config, Explore, Ingest, Kafka, Lake, Maintenance, Model, StrategyKind, Window};
-use super::{check_formats, check_score};
+use super::{check_formats, check_score, check_sidecar};
 use crate::domain::{IdError, ModelName, WindowName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -46,6 +46,7 @@ pub(super) fn config(path: &Path, hash: &str, sections: Sections) -> Result<Conf
     check_formats::routes(&sections.ingest, &mut problems);
     check_formats::redact(&sections.redact, &mut problems);
     topic("publish.topic", &sections.publish.topic, &mut problems);
+    check_sidecar::sidecar(&sections.sidecar, &sections.ingest, &mut problems);
     if let Some(listen) = &sections.console.listen
         && listen.parse::<std::net::SocketAddr>().is_err()
     {
@@ -74,6 +75,7 @@ pub(super) fn config(path: &Path, hash: &str, sections: Sections) -> Result<Conf
         windows,
         models,
         publish: sections.publish,
+        sidecar: sections.sidecar,
         console: sections.console,
         telemetry: sections.telemetry,
     })

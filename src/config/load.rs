@@ -2,7 +2,9 @@
 
 use super::Score;
 use super::check_score;
-use super::{Config, Console, Ingest, Kafka, Lake, Maintenance, Model, Publish, Redact, Telemetry, Window, check};
+use super::{
+    Config, Console, Ingest, Kafka, Lake, Maintenance, Model, Publish, Redact, Sidecar, Telemetry, Window, check,
+};
 use jsonschema::error::{ValidationError, ValidationErrorKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -91,6 +93,9 @@ struct Raw {
     /// Events about versions.
     #[serde(default)]
     publish: Publish,
+    /// The proxy before inference servers (`pelton sidecar`).
+    #[serde(default)]
+    sidecar: Sidecar,
     /// Health and status over HTTP.
     #[serde(default)]
     console: Console,
@@ -159,15 +164,28 @@ pub(super) struct Sections {
     pub windows: BTreeMap<String, Window>,
     pub models: BTreeMap<String, Model>,
     pub publish: Publish,
+    pub sidecar: Sidecar,
     pub console: Console,
     pub telemetry: Telemetry,
 }
 
 impl From<Raw> for Sections {
     fn from(raw: Raw) -> Self {
-        let Raw { version: _, lake, kafka, ingest, redact, maintenance, windows, models, publish, console, telemetry } =
-            raw;
-        Self { lake, kafka, ingest, redact, maintenance, windows, models, publish, console, telemetry }
+        let Raw {
+            version: _,
+            lake,
+            kafka,
+            ingest,
+            redact,
+            maintenance,
+            windows,
+            models,
+            publish,
+            sidecar,
+            console,
+            telemetry,
+        } = raw;
+        Self { lake, kafka, ingest, redact, maintenance, windows, models, publish, sidecar, console, telemetry }
     }
 }
 

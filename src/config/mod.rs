@@ -6,11 +6,13 @@
 mod check;
 mod check_formats;
 mod check_score;
+mod check_sidecar;
 mod formats;
 mod load;
 mod maintenance;
 mod model;
 mod sections;
+mod sidecar;
 
 pub use formats::{ColumnType, Format as MessageFormat, Pattern, PromotedColumn, Redact, Registry, Route, Secret};
 pub use load::{Error, Problem, from_text, load, load_score, schema_json};
@@ -21,6 +23,10 @@ pub use model::{
     RewardModelScore, Schedule, Score, Share, Spent, SqlScore, Strategy, StrategyKind,
 };
 pub use sections::{Console, Format, Ingest, Kafka, Lake, Publish, Start, Telemetry, Window};
+pub use sidecar::{
+    AdapterSource, Adapters, Alias, CallLog, ClientKey, Durability, RolloutStep, SampleRule, Shadow, Sidecar, Sticky,
+    Tls, Upstream, UpstreamKind,
+};
 
 use crate::domain::{ModelName, WindowName};
 use std::collections::BTreeMap;
@@ -49,6 +55,8 @@ pub struct Config {
     pub models: BTreeMap<ModelName, Model>,
     /// Events about versions.
     pub publish: Publish,
+    /// The proxy before inference servers.
+    pub sidecar: Sidecar,
     /// Health and status over HTTP.
     pub console: Console,
     /// Logs of the daemon itself.

@@ -29,10 +29,17 @@ pub fn logs(config: &Config) -> Result<Logs> {
 /// # Errors
 /// Where the key cannot be read or is too short, or a pattern is none.
 pub fn decoder(config: &Config) -> Result<Decoder> {
-    let decoder = Decoder::new(config.ingest.message_bytes_max);
+    Ok(Decoder::new(config.ingest.message_bytes_max).with_redactor(redactor(config)?))
+}
+
+/// What replaces what must not be stored; nothing where nothing is to be replaced.
+///
+/// # Errors
+/// As [`decoder`].
+pub fn redactor(config: &Config) -> Result<Option<Arc<Redactor>>> {
     let redact = &config.redact;
     if !redact.is_on() {
-        return Ok(decoder);
+        return Ok(None);
     }
     let built_in = |pattern: &Pattern| match pattern {
         Pattern::Email => BuiltIn::Email,
@@ -46,8 +53,7 @@ pub fn decoder(config: &Config) -> Result<Decoder> {
         patterns: redact.custom.iter().map(|(label, regex)| (label.clone(), regex.clone())).collect(),
         key: key(config)?,
     };
-    let redactor = Redactor::new(settings).context("redact")?;
-    Ok(decoder.with_redactor(Some(Arc::new(redactor))))
+    Ok(Some(Arc::new(Redactor::new(settings).context("redact")?)))
 }
 
 fn key(config: &Config) -> Result<Option<Key>> {

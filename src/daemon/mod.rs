@@ -22,6 +22,7 @@ pub mod replay;
 pub mod schedule;
 mod scheduler;
 mod shortened;
+pub mod sidecar;
 
 use crate::config::Config;
 use crate::domain::{Version, VersionState};

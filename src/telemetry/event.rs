@@ -169,6 +169,47 @@ pub enum Event<'a> {
         /// The gain in reward.
         gain: f64,
     },
+    /// Logged calls are lost.
+    LogDropped {
+        /// Why.
+        why: &'a str,
+        /// How many.
+        count: u64,
+        /// How that showed.
+        detail: &'a str,
+    },
+    /// An inference server answers its health check, or no longer.
+    Upstream {
+        /// Its address.
+        upstream: &'a str,
+        /// Whether it answers.
+        up: bool,
+        /// How that showed.
+        detail: &'a str,
+    },
+    /// An inference server has a version that it should have, verified by its list of models.
+    AdapterLoaded {
+        /// Its address.
+        upstream: &'a str,
+        /// The version.
+        version: &'a str,
+    },
+    /// An inference server did not do what it should with an adapter.
+    AdapterFailed {
+        /// Its address.
+        upstream: &'a str,
+        /// The version.
+        version: &'a str,
+        /// What it said.
+        error: &'a str,
+    },
+    /// Traffic of an alias goes to a version from now on.
+    VersionServes {
+        /// The alias.
+        alias: &'a str,
+        /// The version or the base.
+        version: &'a str,
+    },
     /// The broker has an event.
     EventSent {
         /// Its id.
@@ -246,7 +287,14 @@ impl Event<'_> {
             }
             Self::VersionPromoted { .. } => metric::VERSIONS_PROMOTED.add(1),
             Self::EventSent { .. } => metric::EVENTS_SENT.add(1),
-            Self::CycleStep { .. } | Self::Drained { .. } => {}
+            Self::LogDropped { why, count, .. } => metric::LOG_DROPPED.add(&[why], count),
+            Self::Upstream { upstream, up, .. } => metric::UPSTREAM_UP.set(&[upstream], i64::from(up)),
+            Self::AdapterLoaded { upstream, version } => metric::ADAPTER_LOADED.set(&[upstream, version], 1),
+            Self::AdapterFailed { upstream, version, .. } => {
+                metric::ADAPTER_FAILURES.add(&[upstream], 1);
+                metric::ADAPTER_LOADED.set(&[upstream, version], 0);
+            }
+            Self::VersionServes { .. } | Self::CycleStep { .. } | Self::Drained { .. } => {}
         }
     }
 
@@ -299,6 +347,14 @@ impl Event<'_> {
             Self::CycleEnded { cycle, state, detail } => info!(cycle, state, detail, "cycle ended"),
             Self::VersionPromoted { version, gain } => info!(version, gain, "version promoted"),
             Self::EventSent { id, key } => info!(id, key, "event sent"),
+            Self::LogDropped { why, count, detail } => warn!(why, count, detail, "logged calls are lost"),
+            Self::Upstream { upstream, up: true, .. } => info!(upstream, "upstream answers"),
+            Self::Upstream { upstream, up: false, detail } => warn!(upstream, detail, "upstream does not answer"),
+            Self::AdapterLoaded { upstream, version } => info!(upstream, version, "adapter loaded"),
+            Self::AdapterFailed { upstream, version, error } => {
+                warn!(upstream, version, error, "adapter not loaded or unloaded, trying again")
+            }
+            Self::VersionServes { alias, version } => info!(alias, version, "version answers"),
         }
     }
 }

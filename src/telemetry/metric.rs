@@ -282,6 +282,17 @@ metrics! {
     CYCLES_FAILED: Counter "pelton_cycles_failed_total" [] "Training cycles that ended in an error."
     VERSIONS_PROMOTED: Counter "pelton_versions_promoted_total" [] "Model versions that the gate promoted."
     EVENTS_SENT: Counter "pelton_events_sent_total" [] "Model-version events acknowledged by the broker."
+    SIDECAR_REQUESTS: Counters "pelton_sidecar_requests_total" ["status"] "Calls that the sidecar answered or that ended before (499: the client hung up), by status."
+    SIDECAR_IN_FLIGHT: Gauge "pelton_sidecar_requests_in_flight" [] "Calls under way through the sidecar."
+    SIDECAR_RETRIES: Counter "pelton_sidecar_retries_total" [] "Calls that went to another upstream because the first took none of it."
+    UPSTREAM_UP: Gauges "pelton_sidecar_upstream_up" ["upstream"] "1 where an upstream answers its health check, 0 where not."
+    UPSTREAM_FAILURES: Counters "pelton_sidecar_upstream_failures_total" ["upstream"] "Calls that an upstream did not answer or broke off."
+    LOG_SENT: Counter "pelton_log_sent_total" [] "Logged calls and feedback that Kafka acknowledged."
+    LOG_DROPPED: Counters "pelton_log_dropped_total" ["why"] "Logged calls that are lost: queue (memory full), spill (disk queue full), disk (not writable), broker (refused for good), encode."
+    SPILL_RECORDS: Gauge "pelton_log_spill_records" [] "Logged calls in the queue on the disk."
+    SPILL_BYTES: Gauge "pelton_log_spill_bytes" [] "Bytes of the queue on the disk."
+    ADAPTER_FAILURES: Counters "pelton_sidecar_adapter_failures_total" ["upstream"] "Adapters that an upstream did not load or unload; tried again."
+    ADAPTER_LOADED: Gauges "pelton_sidecar_adapter_loaded" ["upstream" "version"] "1 where an upstream has a version that it should have, 0 where not yet."
 }
 
 /// All metrics as Prometheus text.

@@ -27,6 +27,7 @@ mod resume;
 mod routes;
 mod serve;
 mod shortened;
+mod sidecar;
 mod store_faults;
 mod support;
 mod tao;

@@ -1,0 +1,117 @@
+//! Reads the compacted topic of versions from its beginning, and then for ever. A broker or topic that is not there yet is
+//! waited for; what was learnt before stays true meanwhile.
+
+use super::versions::Versions;
+use crate::config::Kafka;
+use crate::runtime::Shutdown;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::KafkaResult;
+use rdkafka::message::Message as _;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How long one question to the broker may take.
+const ASK: Duration = Duration::from_secs(2);
+
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, message: &str) {
+        tracing::debug!(message, "librdkafka");
+    }
+
+    fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+/// Follows the topic on a thread of its own.
+///
+/// # Errors
+/// A property that librdkafka refuses, or no thread.
+pub fn follow(
+    kafka: &Kafka,
+    topic: String,
+    versions: Arc<Versions>,
+    changed: Arc<Notify>,
+    end: Shutdown,
+) -> Result<std::thread::JoinHandle<()>, FollowError> {
+    let mut settings = ClientConfig::new();
+    settings.extend(kafka.properties.clone());
+    settings
+        .set("bootstrap.servers", &kafka.brokers)
+        .set("group.id", "pelton-sidecar")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("fetch.wait.max.ms", "500")
+        .set("reconnect.backoff.max.ms", "2000");
+    let consumer: BaseConsumer<Quiet> = settings.create_with_context(Quiet)?;
+    let follower = Follower { consumer, topic, versions, changed, assigned: BTreeSet::new() };
+    let thread = std::thread::Builder::new().name("versions".to_owned());
+    Ok(thread.spawn(move || follower.run(&end))?)
+}
+
+/// Why the topic is not followed.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// A property.
+    #[error("kafka.properties: cannot make a consumer")]
+    Kafka(#[from] rdkafka::error::KafkaError),
+    /// No thread.
+    #[error("the system gives no thread")]
+    Thread(#[from] std::io::Error),
+}
+
+struct Follower {
+    consumer: BaseConsumer<Quiet>,
+    topic: String,
+    versions: Arc<Versions>,
+    changed: Arc<Notify>,
+    assigned: BTreeSet<i32>,
+}
+
+impl Follower {
+    fn run(mut self, end: &Shutdown) {
+        let mut turns = 0u32;
+        while !end.is_cancelled() {
+            // New partitions are looked for every now and then; until there is one, at each turn.
+            let looks = self.assigned.is_empty() || turns % 100 == 99;
+            if looks && let Err(error) = self.assign() {
+                tracing::debug!(topic = self.topic, %error, "the topic of versions is not there yet");
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            turns = turns.wrapping_add(1);
+            match self.consumer.poll(Duration::from_millis(300)) {
+                Some(Ok(message)) => {
+                    let key = message.key().map(|key| String::from_utf8_lossy(key).into_owned()).unwrap_or_default();
+                    self.versions.learn(&key, message.payload());
+                    self.changed.notify_one();
+                }
+                Some(Err(error)) => tracing::debug!(topic = self.topic, %error, "versions"),
+                None => {}
+            }
+        }
+    }
+
+    fn assign(&mut self) -> KafkaResult<()> {
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), ASK)?;
+        let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
+        let partitions: BTreeSet<i32> = topics.flat_map(|topic| topic.partitions()).map(|p| p.id()).collect();
+        let mut new = TopicPartitionList::new();
+        for partition in partitions.difference(&self.assigned) {
+            new.add_partition_offset(&self.topic, *partition, Offset::Beginning)?;
+        }
+        if new.count() > 0 {
+            self.consumer.incremental_assign(&new)?;
+            self.assigned = partitions;
+        }
+        Ok(())
+    }
+}
