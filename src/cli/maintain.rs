@@ -84,6 +84,7 @@ fn to_json(one: &Maintained) -> Value {
         "files_written": one.compacted.files_written,
         "bytes_merged": one.compacted.bytes,
         "rows_rewritten": one.compacted.rows,
+        "row_groups_copied": one.compacted.groups_copied,
         "merges_overtaken": one.compacted.overtaken,
         "files_dropped": one.dropped.files,
         "rows_dropped": one.dropped.rows,

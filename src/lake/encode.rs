@@ -18,8 +18,9 @@ use deltalake::parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowRowGroupWri
 use deltalake::parquet::errors::ParquetError;
 use deltalake::parquet::file::metadata::ParquetMetaData;
 use deltalake::parquet::file::statistics::Statistics;
+use deltalake::parquet::file::writer::SerializedFileWriter;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -48,6 +49,18 @@ impl RowGroup {
     #[must_use]
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Writes it as a file's next row group.
+    pub(super) fn append_to<W: io::Write + Send>(
+        self,
+        file: &mut SerializedFileWriter<W>,
+    ) -> std::result::Result<(), ParquetError> {
+        let mut into = file.next_row_group()?;
+        for column in self.columns {
+            column.append_to_row_group(&mut into)?;
+        }
+        into.close().map(drop)
     }
 
     /// Bytes that it takes.
@@ -132,7 +145,8 @@ fn by_day(table: TableName, batch: &RecordBatch) -> Vec<(Option<i32>, RecordBatc
     distinct.into_iter().map(rows).collect()
 }
 
-fn row_group(
+/// Encodes batches of one schema and partition as one row group.
+pub(super) fn row_group(
     table: TableName,
     day: Option<i32>,
     batches: &[RecordBatch],
@@ -164,25 +178,34 @@ fn file(groups: Vec<RowGroup>) -> std::result::Result<EncodedFile, ParquetError>
     let writer = ArrowWriter::try_new(&mut bytes, schema, Some(table.writer_properties()))?;
     let (mut writer, _) = writer.into_serialized_writer()?;
     for group in groups {
-        let mut into = writer.next_row_group()?;
-        for column in group.columns {
-            column.append_to_row_group(&mut into)?;
-        }
-        into.close()?;
+        group.append_to(&mut writer)?;
     }
     let metadata = writer.close()?;
-    let add = add(table, day, &metadata, bytes.len());
+    let day = day.and_then(NaiveDate::from_epoch_days).map(|day| day.to_string());
+    let partition = table.partition_columns().first().map(|name| ((*name).to_owned(), day));
+    let folder = partition.iter().map(|(name, day)| format!("{name}={}/", day.as_deref().unwrap_or_default()));
+    let path = new_path(&folder.collect::<String>());
+    let add = add(table, path, partition.into_iter().collect(), &metadata, bytes.len());
     Ok(EncodedFile { add, bytes: bytes.into(), rows })
 }
 
-fn add(table: TableName, day: Option<i32>, metadata: &ParquetMetaData, bytes: usize) -> Add {
-    let day = day.and_then(NaiveDate::from_epoch_days).map(|day| day.to_string());
-    let partition = table.partition_columns().first().map(|name| ((*name).to_owned(), day.clone()));
-    let folder = partition.iter().map(|(name, day)| format!("{name}={}/", day.as_deref().unwrap_or_default()));
+/// A path under a folder of a table (empty, or with a slash at its end) that no file has yet.
+pub(super) fn new_path(folder: &str) -> String {
+    format!("{folder}part-{}.zstd.parquet", Uuid::now_v7())
+}
+
+/// The action that adds a file.
+pub(super) fn add(
+    table: TableName,
+    path: String,
+    partition_values: HashMap<String, Option<String>>,
+    metadata: &ParquetMetaData,
+    bytes: usize,
+) -> Add {
     Add {
-        path: format!("{}part-{}.zstd.parquet", folder.collect::<String>(), Uuid::now_v7()),
+        path,
         size: i64::try_from(bytes).unwrap_or(i64::MAX),
-        partition_values: partition.into_iter().collect(),
+        partition_values,
         modification_time: crate::runtime::now().micros() / 1000,
         data_change: true,
         stats: Some(statistics(table, metadata).to_string()),

@@ -27,6 +27,7 @@ mod ranges;
 mod read;
 mod replay;
 mod rewrite;
+mod splice;
 mod store;
 mod stored;
 mod table;

@@ -11,18 +11,12 @@
 use super::error::{Error, Result};
 use super::files::{self, Batches};
 use super::{Lake, TableName, log};
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray, new_null_array};
-use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::SchemaRef;
 use deltalake::kernel::transaction::CommitBuilder;
 use deltalake::kernel::{Action, Add, LogicalFileView, Remove};
 use deltalake::protocol::DeltaOperation;
-use deltalake::writer::DeltaWriter as _;
 use deltalake::{DeltaTable, DeltaTableError};
-use futures::TryStreamExt as _;
 use object_store::ObjectStoreExt as _;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Tries at a commit that others keep overtaking.
@@ -159,79 +153,7 @@ impl Lake {
     }
 }
 
-/// What was written in place of files.
-#[derive(Debug, Default)]
-pub(super) struct Written {
-    pub(super) adds: Vec<Add>,
-    pub(super) rows_read: u64,
-    pub(super) rows_written: u64,
-}
-
-/// Writes the rows of files, in their order, into as few files of the target size as possible; those for which `keep` says
-/// false are left out. The files must be of one partition.
-pub(super) async fn write_rows_of(
-    table: &DeltaTable,
-    name: TableName,
-    files: &[&LiveFile],
-    bytes_target: u64,
-    keep: impl Fn(&RecordBatch) -> Delta<BooleanArray>,
-) -> Delta<Written> {
-    let mut writer = log::writer(table, name, bytes_target)?;
-    let schema = writer.arrow_schema();
-    let mut written = Written::default();
-    for file in files {
-        let mut batches = open(table, file, None).await?;
-        while let Some(batch) = batches.try_next().await? {
-            let batch = in_table_form(&batch, &schema, &file.partition)?;
-            let kept = filter_record_batch(&batch, &keep(&batch)?)?;
-            written.rows_read += batch.num_rows() as u64;
-            written.rows_written += kept.num_rows() as u64;
-            if kept.num_rows() > 0 {
-                writer.write(kept).await?;
-            }
-        }
-    }
-    written.adds = writer.flush().await?;
-    let stated: Option<u64> = files.iter().map(|f| f.rows).sum();
-    if stated.is_some_and(|rows| rows != written.rows_read) {
-        return Err(DeltaTableError::generic(format!(
-            "{} rows were read of files that hold {} by the log",
-            written.rows_read,
-            stated.unwrap_or_default()
-        )));
-    }
-    // The rows are as old as they were: retention and the next merge go by it.
-    let modified = files.iter().map(|f| f.modified_ms).max().unwrap_or_default();
-    for add in &mut written.adds {
-        add.data_change = false;
-        add.modification_time = modified;
-    }
-    Ok(written)
-}
-
 /// The rows of a file, of these columns or of all.
 pub(super) async fn open(table: &DeltaTable, file: &LiveFile, columns: Option<&[&str]>) -> Delta<Batches> {
     files::read(table, &file.path, file.bytes, columns).await
-}
-
-/// A file's batch as the table has it: the partition's columns are in the path, and a column that was added later is null.
-pub(super) fn in_table_form(
-    batch: &RecordBatch,
-    schema: &SchemaRef,
-    partition: &BTreeMap<String, Option<String>>,
-) -> Delta<RecordBatch> {
-    let column = |field: &arrow::datatypes::FieldRef| -> Delta<ArrayRef> {
-        if let Some(value) = partition.get(field.name()) {
-            let text: ArrayRef =
-                Arc::new(StringArray::from_iter(std::iter::repeat_n(value.as_deref(), batch.num_rows())));
-            return Ok(cast(&text, field.data_type())?);
-        }
-        match batch.column_by_name(field.name()) {
-            Some(found) if found.data_type() == field.data_type() => Ok(found.clone()),
-            Some(found) => Ok(cast(found, field.data_type())?),
-            None => Ok(new_null_array(field.data_type(), batch.num_rows())),
-        }
-    };
-    let columns = schema.fields().iter().map(column).collect::<Delta<Vec<_>>>()?;
-    Ok(RecordBatch::try_new(schema.clone(), columns)?)
 }

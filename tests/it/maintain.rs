@@ -1,9 +1,10 @@
 //! Maintenance: few files, the same rows, a clean audit, whoever writes or maintains beside it.
 
 use crate::support::kafka::{self, Daemon, Home, until};
-use crate::support::lake::{config, count, number, open};
+use crate::support::lake::{config, count, number, open, query};
 use crate::support::parts::{assert_exact, committer, key, part, part_with};
 use crate::support::python;
+use arrow::array::RecordBatch;
 use pelton::config::Maintenance;
 use pelton::daemon::forget::forget;
 use pelton::domain::{LogName, Timestamp};
@@ -73,6 +74,44 @@ async fn many_commits_leave_few_files_and_the_same_rows() {
     assert_exact(&Lake::open(&config(dir.path())).await.unwrap(), &[(0, 0, 600)]).await;
     us.commit(LOGS, &[part(0, 600..610)]).await.unwrap();
     assert_exact(&lake, &[(0, 0, 610)]).await;
+}
+
+/// Every row of the logs, in the order of offsets, and how many of them a predicate on statistics finds.
+async fn all_rows(lake: &Lake) -> (RecordBatch, i64) {
+    let rows = query(lake, LOGS, "SELECT * FROM inference_log ORDER BY kafka_offset").await;
+    let rows = arrow::compute::concat_batches(&rows[0].schema(), &rows).unwrap();
+    (rows, count(lake, LOGS, "kafka_offset BETWEEN 12 AND 51").await)
+}
+
+#[tokio::test]
+async fn large_row_groups_are_moved_as_they_are_and_small_ones_are_put_together() {
+    let (dir, lake) = open().await;
+    let mut us = committer(&lake).await;
+    us.pin(LOGS, &[(key(0), 0)]).await.unwrap();
+    let long = |offset: i64, row: &mut pelton::domain::InferenceRow<'_>| {
+        row.response = Some(format!("\"{offset} {}\"", "words ".repeat(100_000)).into());
+        row.requester = (offset == 5).then(|| "mallory".into());
+    };
+    // Large and small files by turns: a large one is copied where no few rows wait, and takes them in otherwise.
+    for (turn, is_large) in [true, true, false, false, true, false, true, true].into_iter().enumerate() {
+        let at = turn as i64 * 10;
+        let part = if is_large { part_with(0, at..at + 10, long) } else { part(0, at..at + 10) };
+        us.commit(LOGS, &[part]).await.unwrap();
+    }
+    let before = all_rows(&lake).await;
+    let rested = Round { now: after(2 * DAY_MICROS), thorough: false, dry_run: false };
+    let done = lake.maintain(&settings(), &[LOGS], rested).await.unwrap();
+    let compacted = done[0].compacted;
+    assert_eq!((done[0].files_after, compacted.files_merged, compacted.rows), (1, 8, 72), "{compacted:?}");
+    assert!((3..5).contains(&compacted.groups_copied), "{compacted:?}");
+    let merged = all_rows(&lake).await;
+    assert!(merged == before, "merging changed rows");
+    assert_eq!(merged.1, 36);
+    // What holds rows to forget is decoded, whatever its size.
+    let forgotten = forget(&lake, "mallory", now(), false).await.unwrap();
+    assert_eq!(forgotten.forgotten.rows(), 1);
+    assert_eq!(count(&lake, LOGS, "").await, 71);
+    assert!(Lake::open(&config(dir.path())).await.unwrap().audit().await.unwrap().is_clean());
 }
 
 #[tokio::test]

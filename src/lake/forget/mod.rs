@@ -14,7 +14,8 @@ mod who;
 use super::error::{Error, Result};
 use super::maintain::{Unused, collect_offsets, delete, delete_staged, staged, unused};
 use super::ranges::{Gap, ranges_of};
-use super::rewrite::{LiveFile, Outcome, Rewrite, live_files, open, write_rows_of};
+use super::rewrite::{LiveFile, Outcome, Rewrite, live_files, open};
+use super::splice::write_rows_of;
 use super::tables::removal::Reason;
 use super::{Lake, PartitionKey, TableName, files, log};
 use crate::domain::Timestamp;
@@ -197,7 +198,7 @@ impl Lake {
         let mut rewrite = Rewrite { removes: Vec::new(), adds: Vec::new(), operation };
         for &file in hit {
             let keep = |batch: &RecordBatch| Ok(not(&who.matches(batch)?)?);
-            let written = write_rows_of(table, name, &[file], log::FILE_BYTES_TARGET, keep).await;
+            let written = write_rows_of(table, name, &[file], log::FILE_BYTES_TARGET, Some(&keep)).await;
             rewrite.adds.extend(written.map_err(Error::table(name, "write a file without the rows"))?.adds);
             rewrite.removes.push(file.remove(true));
         }

@@ -1,10 +1,10 @@
 //! Small files into few: rows are moved, never changed, in one commit a round.
 
 use super::super::error::{Error, Result};
-use super::super::rewrite::{LiveFile, Outcome, Rewrite, live_files, write_rows_of};
+use super::super::rewrite::{LiveFile, Outcome, Rewrite, live_files};
+use super::super::splice::write_rows_of;
 use super::super::{Lake, TableName};
 use super::plan::{Aim, bins};
-use arrow::array::BooleanArray;
 use deltalake::DeltaTable;
 use deltalake::protocol::DeltaOperation;
 
@@ -22,6 +22,8 @@ pub struct Compacted {
     pub bytes: u64,
     /// Their rows.
     pub rows: u64,
+    /// Row groups that were large enough to be copied as they were, without being decoded.
+    pub groups_copied: usize,
     /// Merges that another writer made useless by being first.
     pub overtaken: usize,
 }
@@ -63,12 +65,12 @@ impl Lake {
                 target_size: i64::try_from(aim.bytes_target).unwrap_or(i64::MAX),
             },
         };
-        let mut rows = 0;
+        let (mut rows, mut copied) = (0, 0);
         for bin in bins {
-            let all = |batch: &arrow::array::RecordBatch| Ok(BooleanArray::from(vec![true; batch.num_rows()]));
-            let written = write_rows_of(table, name, bin, aim.bytes_target, all).await;
+            let written = write_rows_of(table, name, bin, aim.bytes_target, None).await;
             let written = written.map_err(Error::table(name, "merge small files"))?;
             rows += written.rows_written;
+            copied += written.groups_copied;
             rewrite.removes.extend(bin.iter().map(|file| file.remove(false)));
             rewrite.adds.extend(written.adds);
         }
@@ -78,6 +80,7 @@ impl Lake {
                 done.files_written += rewrite.adds.len();
                 done.bytes += bins.iter().flatten().map(|f| f.bytes).sum::<u64>();
                 done.rows += rows;
+                done.groups_copied += copied;
             }
             Outcome::Overtaken => done.overtaken += bins.len(),
         }
