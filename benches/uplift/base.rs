@@ -1,13 +1,12 @@
-//! The base that all recipes start from: made from nothing on the first labels, or a given model fine-tuned on them.
+//! The base that all recipes start from: made from nothing on the few labels, or a given model fine-tuned on them.
 
 use crate::data::{Data, Question};
+use crate::shape::shape;
 use crate::tokenizer::{self, ASSISTANT, BOS, EOS, USER};
 use crate::{Flags, arm};
 use candle_core::Device;
 use pelton::config::{Lora as LoraSection, Optimize};
-use pelton::model::{
-    AdamW, AdamWConfig, Decoder, LayerConfig, Lora, Model, ModelConfig, Options, Precision, PromptGroup, Rope, Weights,
-};
+use pelton::model::{AdamW, AdamWConfig, Decoder, Lora, Model, ModelConfig, Precision, PromptGroup, Weights};
 use rand::SeedableRng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
@@ -30,14 +29,16 @@ pub fn make(flags: &Flags, data: &Data) -> anyhow::Result<Base> {
     Ok(Base { model, adapter: Some(adapter) })
 }
 
-/// A Llama of 3 million parameters; its tokenizer sees all questions, but SQL of the labels only.
+/// A Llama of 3 million parameters; its tokenizer sees all questions, but SQL of the labels only. A third of what it learns
+/// from is how the tables' own values become conditions: that needs no label.
 fn from_nothing(flags: &Flags, data: &Data) -> anyhow::Result<Base> {
     let folder = flags.out.parent().unwrap_or(&flags.out).join("uplift-base");
     std::fs::create_dir_all(&folder)?;
     let words = data.labelled.iter().chain(&data.unlabelled).map(|q| q.question.clone());
-    let texts: Vec<String> = words.chain(data.labelled.iter().map(|q| q.sql.clone())).collect();
+    let literals = data.literals.iter().map(|l| l.as_question().sql);
+    let texts: Vec<String> = words.chain(data.labelled.iter().map(|q| q.sql.clone())).chain(literals).collect();
     let tokenizer = tokenizer::train(&texts, 800, &folder)?;
-    let config = shape(tokenizer.get_vocab_size(true));
+    let config = shape(tokenizer.get_vocab_size(true), 320);
     std::fs::write(folder.join("config.json"), config.to_json()?)?;
     let encode = |text: String| -> anyhow::Result<Vec<u32>> {
         Ok(tokenizer.encode(text, false).map_err(|e| anyhow::anyhow!("{e}"))?.get_ids().to_vec())
@@ -46,40 +47,29 @@ fn from_nothing(flags: &Flags, data: &Data) -> anyhow::Result<Base> {
         let prompt = encode(format!("{BOS}{USER}{}{ASSISTANT}", q.question))?;
         Ok(PromptGroup { prompt, completions: vec![encode(format!("{}{EOS}", q.sql))?] })
     };
-    let examples: Vec<PromptGroup> = data.labelled.iter().map(example).collect::<anyhow::Result<_>>()?;
-    let weights = train(flags, &config, &examples)?;
+    let labelled: Vec<PromptGroup> = data.labelled.iter().map(example).collect::<anyhow::Result<_>>()?;
+    let copied = data.literals.iter().map(|literal| example(&literal.as_question()));
+    let copied: Vec<PromptGroup> = copied.collect::<anyhow::Result<_>>()?;
+    let weights = train(flags, &config, &labelled, &copied)?;
     weights.write(&folder, Precision::F32)?;
     Ok(Base { model: Model::load(&folder, &Device::Cpu)?, adapter: None })
 }
 
-fn shape(vocab_size: usize) -> ModelConfig {
-    ModelConfig {
-        model_type: "llama".to_owned(),
-        hidden_size: 224,
-        intermediate_size: 576,
-        layers: vec![LayerConfig::PLAIN; 6],
-        heads: 8,
-        kv_heads: 2,
-        head_dim: 28,
-        rms_norm_eps: 1e-5,
-        rope: Rope::plain(10_000.0),
-        local_rope: None,
-        options: Options::llama(28),
-        tie_word_embeddings: true,
-        vocab_size,
-        max_position_embeddings: 320,
-        bos_token_id: Some(0),
-        eos_token_ids: vec![1],
-    }
-}
-
 /// Minimises the mean negative log-probability of the answers' tokens.
-fn train(flags: &Flags, config: &ModelConfig, examples: &[PromptGroup]) -> anyhow::Result<Weights> {
+fn train(
+    flags: &Flags,
+    config: &ModelConfig,
+    labelled: &[PromptGroup],
+    copied: &[PromptGroup],
+) -> anyhow::Result<Weights> {
     let mut weights = Weights::random(config, 1, &Device::Cpu)?;
     let mut optimizer = AdamW::new(AdamWConfig { beta2: 0.98, weight_decay: 0.1, ..AdamWConfig::default() });
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     for step in 0..flags.base_steps {
-        let batch: Vec<PromptGroup> = examples.choose_multiple(&mut rng, BATCH).cloned().collect();
+        let copies = copied.choose_multiple(&mut rng, BATCH / 3);
+        let batch: Vec<PromptGroup> = copies.cloned().collect();
+        let labels: Vec<PromptGroup> = labelled.choose_multiple(&mut rng, BATCH - batch.len()).cloned().collect();
+        let batch = [batch, labels].concat();
         let decoder = Decoder::trainable(config, &weights)?;
         let pass = decoder.forward(&batch, 1.0)?;
         let logprobs: Vec<f32> = pass.tokens().to_vec1()?;

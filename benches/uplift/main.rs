@@ -1,8 +1,8 @@
 //! Does it learn? `cargo bench --bench uplift -- --questions FOLDER`: recipes from one base, on questions without labels.
 //!
-//! The folder holds `train.jsonl` and `dev.jsonl` (`{"question", "sql"}` a line) and `tables/*.parquet`. The base sees the
-//! first labels of `train.jsonl` only: a small Llama made here from nothing, or `--model` with an adapter fine-tuned on
-//! them. Then, from that base, for each seed: TAO by each algorithm on the other questions without their SQL, zero-label
+//! The folder holds `train.jsonl` and `dev.jsonl` (`{"question", "sql"}` a line) and `tables/*.parquet`. The base sees some
+//! of `train.jsonl`'s labels only: a small Llama made here from nothing, or `--model` with an adapter fine-tuned on
+//! those. Then, from that base, for each seed: TAO by each algorithm on the other questions without their SQL, zero-label
 //! learning and best-of-N on the same, and fine-tuning on all labels, the bar. What is measured is whether the SQL's result
 //! is right, greedily and in any of eight samples, on dev and on the unlabelled questions. The truth is used for these
 //! figures and for the labelled recipes alone. Everything is printed, and written to `target/bench/uplift.json`.
@@ -11,6 +11,8 @@ mod arm;
 mod base;
 mod data;
 mod measure;
+#[path = "../../examples/pretrain/shape.rs"]
+mod shape;
 #[path = "../../examples/pretrain/tokenizer.rs"]
 mod tokenizer;
 
@@ -35,6 +37,9 @@ struct Flags {
     /// Labels that the base sees.
     #[arg(long, default_value_t = 150)]
     labels: usize,
+    /// What draws the questions with labels.
+    #[arg(long, default_value_t = 0)]
+    split_seed: u64,
     /// Updates that make the base from nothing.
     #[arg(long, default_value_t = 400)]
     base_steps: usize,
@@ -88,7 +93,7 @@ struct Flags {
 fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
     let begun = Instant::now();
-    let mut data = Data::read(&flags.questions, flags.labels)?;
+    let mut data = Data::read(&flags.questions, flags.labels, flags.split_seed)?;
     data.unlabelled.truncate(flags.prompts.unwrap_or(usize::MAX));
     let base = base::make(&flags, &data)?;
     let bench = Bench::open(&flags, &base, &data)?;

@@ -6,6 +6,7 @@
 //! literal that it becomes. It never sees a question that the demo's users ask.
 
 mod card;
+mod shape;
 mod tokenizer;
 
 use anyhow::Context;
@@ -16,9 +17,7 @@ use pelton::config::Explore;
 use pelton::demo::questions::{Dial, Question, Side, questions, statements};
 use pelton::demo::shop::{SHOP_SEED, Shop};
 use pelton::domain::{Prompt, Timestamp};
-use pelton::model::{
-    AdamW, AdamWConfig, Decoder, LayerConfig, Model, ModelConfig, Options, Precision, PromptGroup, Rope, Weights,
-};
+use pelton::model::{AdamW, AdamWConfig, Decoder, Model, ModelConfig, Precision, PromptGroup, Weights};
 use pelton::tao::explore::{answer_greedily, explore};
 use pelton::tao::score::{Limits, Scorer};
 use pelton::tao::{Watch, rng_seed};
@@ -80,7 +79,7 @@ fn main() -> anyhow::Result<()> {
     let recipe = Recipe::parse();
     let shop = Shop::generate(SHOP_SEED);
     let data = Data::make(&shop, &recipe)?;
-    let config = shape(data.tokens());
+    let config = shape::shape(data.tokens(), 256);
     std::fs::write(recipe.out.join("config.json"), config.to_json()?)?;
     println!(
         "{} parameters, {} labels, {} tokens in the vocabulary",
@@ -96,28 +95,6 @@ fn main() -> anyhow::Result<()> {
     println!("{measured:?}");
     std::fs::write(recipe.out.join("README.md"), card::text(&recipe, &config, &measured))?;
     Ok(())
-}
-
-/// 6 layers of width 224, 8 heads on 2 key-value heads.
-fn shape(vocab_size: usize) -> ModelConfig {
-    ModelConfig {
-        model_type: "llama".to_owned(),
-        hidden_size: 224,
-        intermediate_size: 576,
-        layers: vec![LayerConfig::PLAIN; 6],
-        heads: 8,
-        kv_heads: 2,
-        head_dim: 28,
-        rms_norm_eps: 1e-5,
-        rope: Rope::plain(10_000.0),
-        local_rope: None,
-        options: Options::llama(28),
-        tie_word_embeddings: true,
-        vocab_size,
-        max_position_embeddings: 256,
-        bos_token_id: Some(0),
-        eos_token_ids: vec![1],
-    }
 }
 
 /// Examples as tokens: a prompt and what follows it.

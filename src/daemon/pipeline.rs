@@ -7,7 +7,7 @@ use crate::domain::{InferenceRow, Origin, Row, RowKind};
 use crate::ingest::{self, Committed, Part, Partition, Progress, Rows, Shape, Sink, SinkError};
 use crate::lake::{
     self, CommitError, Committer, DeadLetterBuilder, EncodedFile, FeedbackBuilder, InferenceLogBuilder, Lake,
-    PartitionKey, Promoted, TableName, TextMemory,
+    PartitionKey, TableName, TextMemory,
 };
 use crate::runtime::{Backoff, Shutdown};
 use crate::telemetry::Event;
@@ -31,7 +31,7 @@ pub async fn run_ingest(config: Arc<Config>, lake: Lake, progress: Arc<Progress>
     let ingest = move || {
         let sink = |cluster: &str| -> Result<LakeSink, Box<dyn std::error::Error + Send + Sync>> {
             let committer = insist(&config, &shutdown, || runtime.block_on(lake.committer(&pipeline, cluster)))?;
-            let shape = LakeShape::new(lake.promoted().clone(), config.ingest.in_flight_bytes_max);
+            let shape = LakeShape::new(lake.clone(), config.ingest.in_flight_bytes_max);
             Ok(LakeSink { committer, shape, runtime: runtime.clone() })
         };
         ingest::run(&config.kafka, &config.ingest, decoder, sink, progress, &shutdown)
@@ -78,19 +78,22 @@ const ROW_BYTES: usize = 512;
 struct LakeShape {
     encoders: Encoders,
     memory: TextMemory,
-    promoted: Promoted,
+    lake: Lake,
+    merging_bytes_max: usize,
 }
 
 impl LakeShape {
-    fn new(promoted: Promoted, in_flight_bytes_max: usize) -> Self {
+    fn new(lake: Lake, in_flight_bytes_max: usize) -> Self {
         let memory = lake::text_memory(in_flight_bytes_max / 16);
-        Self { encoders: Encoders::start(&memory), memory, promoted }
+        // Merges go on with a small budget too; rows must have most of it.
+        Self { encoders: Encoders::start(&memory), memory, lake, merging_bytes_max: in_flight_bytes_max / 8 }
     }
 }
 
 impl Shape for LakeShape {
     fn held_bytes(&self) -> usize {
-        self.encoders.held_bytes()
+        let rows = self.encoders.held_bytes() + self.memory.free_bytes();
+        rows + self.lake.merging_bytes().min(self.merging_bytes_max)
     }
 }
 
@@ -209,7 +212,7 @@ impl Sink for LakeSink {
     fn rows(shape: &LakeShape, kind: RowKind) -> LakeRows {
         let rows = match kind {
             RowKind::Inference | RowKind::Log(_) => {
-                let builder = InferenceLogBuilder::with_promoted(&shape.promoted).with_memory(&shape.memory);
+                let builder = InferenceLogBuilder::with_promoted(shape.lake.promoted()).with_memory(&shape.memory);
                 Builder::Inference(Box::new(builder))
             }
             RowKind::Feedback => Builder::Feedback(Box::default()),

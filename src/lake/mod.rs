@@ -60,7 +60,7 @@ use deltalake::DeltaTable;
 use object_store::ObjectStore;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use tokio::sync::{Mutex, MutexGuard};
 use url::Url;
 use uuid::Uuid;
@@ -90,6 +90,8 @@ struct Inner {
     /// Names this process in the `txn` of its appends, so that an append whose answer was lost is not repeated.
     writer: Uuid,
     appends: AtomicI64,
+    /// Merges that are being made.
+    merging: AtomicUsize,
 }
 
 type Turns = BTreeMap<TableName, Mutex<()>>;
@@ -117,7 +119,15 @@ impl Lake {
         let turns = Arc::new(names.iter().map(|name| (*name, Mutex::default())).collect());
         let tables = names.into_iter().zip(tables.into_iter().map(Mutex::new)).collect();
         let (writer, appends) = (Uuid::now_v7(), AtomicI64::new(1));
-        Ok(Self { inner: Arc::new(Inner { store, tables, promoted, turns, writer, appends }) })
+        Ok(Self {
+            inner: Arc::new(Inner { store, tables, promoted, turns, writer, appends, merging: AtomicUsize::new(0) }),
+        })
+    }
+
+    /// What the merges that are being made hold in memory, about.
+    #[must_use]
+    pub fn merging_bytes(&self) -> usize {
+        self.inner.merging.load(Ordering::Relaxed) * splice::HELD_BYTES
     }
 
     /// The lake's URL, with a slash at its end.

@@ -2,7 +2,7 @@
 //!
 //! A row group that is large already is copied as it lies in its file, compressed: that costs next to nothing. Small ones are
 //! decoded and put together, a chunk of rows at a time. What is encoded goes to the store in parts, before more is read. So a
-//! merge of a hundred megabytes beside ingestion holds about twenty.
+//! merge beside ingestion holds some tens of megabytes, whatever its size, and ingestion's budget takes them into account.
 //!
 //! Rows keep their order. Nothing refers to the new files until their caller commits them.
 
@@ -37,6 +37,8 @@ const CHUNK_BYTES: usize = 8 << 20;
 const COPIED_BYTES_MIN: i64 = 4 << 20;
 /// What the store gets at once; the least that S3 takes as a part.
 const PART_BYTES: usize = 5 << 20;
+/// What is held at once: rows that wait and what they become, a column that is copied, and the part that the store takes.
+pub(super) const HELD_BYTES: usize = 32 << 20;
 
 type Delta<T> = Result<T, DeltaTableError>;
 

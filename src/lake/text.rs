@@ -8,6 +8,7 @@ use arrow::array::builder::NullBufferBuilder;
 use arrow::array::{ArrayRef, AsArray as _, RecordBatch, StringArray};
 use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Memory is not used again for batches that are likely to need less than this part of it.
@@ -17,6 +18,8 @@ const WASTE_MAX: usize = 4;
 #[derive(Debug, Clone)]
 pub struct TextMemory {
     columns: Arc<[Mutex<Free>]>,
+    /// What all columns keep, in bytes.
+    free_bytes: Arc<AtomicUsize>,
     /// The most that a column keeps, in bytes.
     free_bytes_max: usize,
 }
@@ -34,7 +37,17 @@ impl TextMemory {
     /// Memory of so many columns, of which at most `free_bytes_max` bytes are kept for later.
     pub(super) fn new(columns: usize, free_bytes_max: usize) -> Self {
         let columns: Vec<_> = (0..columns).map(|_| Mutex::default()).collect();
-        Self { free_bytes_max: free_bytes_max / columns.len().max(1), columns: columns.into() }
+        Self {
+            free_bytes_max: free_bytes_max / columns.len().max(1),
+            free_bytes: Arc::default(),
+            columns: columns.into(),
+        }
+    }
+
+    /// What is kept for later, in bytes.
+    #[must_use]
+    pub fn free_bytes(&self) -> usize {
+        self.free_bytes.load(Relaxed)
     }
 
     /// Memory for a column's next batch, as large as the last one needed.
@@ -43,7 +56,9 @@ impl TextMemory {
         let wanted = free.usual_bytes + free.usual_bytes / 8;
         let fits = |b: &Vec<u8>| b.capacity() >= wanted && b.capacity() / WASTE_MAX <= wanted;
         let found = free.buffers.iter().position(fits).map(|at| free.buffers.swap_remove(at));
-        free.bytes -= found.as_ref().map_or(0, Vec::capacity);
+        let taken = found.as_ref().map_or(0, Vec::capacity);
+        free.bytes -= taken;
+        self.free_bytes.fetch_sub(taken, Relaxed);
         let bytes = found.unwrap_or_else(|| Vec::with_capacity(wanted));
         TextColumn::with_memory(bytes, free.usual_rows + free.usual_rows / 8)
     }
@@ -62,6 +77,7 @@ impl TextMemory {
         let mut free = self.columns[column].lock().unwrap_or_else(PoisonError::into_inner);
         if free.bytes + buffer.capacity() <= self.free_bytes_max {
             free.bytes += buffer.capacity();
+            self.free_bytes.fetch_add(buffer.capacity(), Relaxed);
             free.buffers.push(buffer);
         }
     }

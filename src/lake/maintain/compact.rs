@@ -7,6 +7,7 @@ use super::super::{Lake, TableName};
 use super::plan::{Aim, bins};
 use deltalake::DeltaTable;
 use deltalake::protocol::DeltaOperation;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Files that one commit takes out at most: more make a log entry that every reader pays for at once.
 const FILES_A_COMMIT_MAX: usize = 2_000;
@@ -66,6 +67,7 @@ impl Lake {
             },
         };
         let (mut rows, mut copied) = (0, 0);
+        let merging = Counted::new(&self.inner.merging);
         for bin in bins {
             let written = write_rows_of(table, name, bin, aim.bytes_target, None).await;
             let written = written.map_err(Error::table(name, "merge small files"))?;
@@ -74,6 +76,7 @@ impl Lake {
             rewrite.removes.extend(bin.iter().map(|file| file.remove(false)));
             rewrite.adds.extend(written.adds);
         }
+        drop(merging);
         match self.rewrite(name, &rewrite).await? {
             Outcome::Done(_) => {
                 done.files_merged += rewrite.removes.len();
@@ -101,4 +104,20 @@ fn commits(bins: Vec<Vec<usize>>) -> Vec<Vec<Vec<usize>>> {
         commits.last_mut().expect("one was just pushed").push(bin);
     }
     commits
+}
+
+/// One more for as long as it is there.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(counter: &'a AtomicUsize) -> Self {
+        counter.fetch_add(1, Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }

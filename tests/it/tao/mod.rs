@@ -16,10 +16,27 @@ mod scorers;
 mod shop;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use pelton::domain::{Candidate, Finish, PromptHash};
 use pelton::tao::score::Database;
 use pelton::tao::score::database::Table;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// A sampled response that nobody has scored.
+fn candidate(prompt: PromptHash, sample: u32, text: &str) -> Candidate {
+    Candidate {
+        prompt,
+        sample,
+        strategy: "temperature=1".to_owned(),
+        seed: 0,
+        tokens: vec![1],
+        text: text.to_owned(),
+        logprobs: vec![-0.5],
+        finish: Finish::Stop,
+        reward: None,
+        components: Vec::new(),
+    }
+}
 
 fn table(columns: Vec<(&str, ArrayRef)>) -> Table {
     let batch = RecordBatch::try_from_iter(columns).unwrap();

@@ -1,27 +1,12 @@
 //! The label-free reward: the answer to the question earns the most, and no known hack pays.
 
-use super::library;
-use pelton::domain::{Candidate, ChatMessage, Finish, PromptHash};
+use super::{candidate, library};
+use pelton::domain::{Candidate, ChatMessage, PromptHash};
 use pelton::tao::score::{Executor, Limits, Scorer, reward};
 use std::collections::HashMap;
 
 fn scorer() -> Scorer {
     Scorer::new(Executor::new(library(), Limits::default()))
-}
-
-fn candidate(prompt: PromptHash, sample: u32, text: &str) -> Candidate {
-    Candidate {
-        prompt,
-        sample,
-        strategy: "temperature=1".to_owned(),
-        seed: 0,
-        tokens: vec![1],
-        text: text.to_owned(),
-        logprobs: vec![-0.5],
-        finish: Finish::Stop,
-        reward: None,
-        components: Vec::new(),
-    }
 }
 
 /// The rewards of several answers to one question.

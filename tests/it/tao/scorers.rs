@@ -1,7 +1,8 @@
 //! Scorers by rule and their composition: what each says of good and bad answers, and how numbers become a reward.
 
+use super::candidate;
 use pelton::config::{self, Score, Share};
-use pelton::domain::{Candidate, ChatMessage, Finish, PromptHash};
+use pelton::domain::{Candidate, ChatMessage, PromptHash};
 use pelton::tao::Watch;
 use pelton::tao::score::{Case, Composition, Error, Rated, combine};
 use std::collections::HashMap;
@@ -25,18 +26,7 @@ pub(super) fn quiet<R>(run: impl FnOnce(&Watch<'_>) -> R) -> R {
 }
 
 pub(super) fn sample(messages: &[ChatMessage], number: u32, text: &str) -> Candidate {
-    Candidate {
-        prompt: PromptHash::of(messages),
-        sample: number,
-        strategy: "temperature=1".to_owned(),
-        seed: 0,
-        tokens: vec![1],
-        text: text.to_owned(),
-        logprobs: vec![-0.5],
-        finish: Finish::Stop,
-        reward: None,
-        components: Vec::new(),
-    }
+    candidate(PromptHash::of(messages), number, text)
 }
 
 /// The rewards of several samples of one prompt.
