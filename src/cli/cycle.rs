@@ -1,15 +1,14 @@
 //! `pelton cycle`: turns of the wheel, by hand and as the daemon's child; what they are doing and did.
 
-use super::{ConfigFile, print};
+use super::{ConfigFile, cycle_show};
 use crate::config::Config;
-use crate::daemon::cycle::{self, Progress};
-use crate::domain::{CycleEvent, CycleId, CycleState, ModelName, Trigger};
-use crate::lake::Lake;
+use crate::daemon::cycle::{self, Progress, Stop};
+use crate::daemon::scheduler::SCHEDULER;
+use crate::domain::{CycleId, CycleState, ModelName, Trigger};
+use crate::lake::{Fence, Lake};
 use crate::{runtime, telemetry};
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
@@ -22,26 +21,48 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Turn the wheel once: collect, explore, score, optimize, evaluate, register, publish
+    /// Turn the wheel once: collect, explore, score, optimize, evaluate, gate, register, publish
     Run(RunArgs),
+    /// Go on with a cycle that was interrupted or waits for its retry, from the step where it stopped
+    Resume(ResumeArgs),
+    /// Try a parked or cancelled cycle again; what it has computed is kept
+    Retry(RetryArgs),
+    /// End a cycle wherever it runs, within seconds; its prompts stay fresh for the next
+    Cancel(CancelArgs),
     /// List the cycles, the newest last
-    List(ListArgs),
+    List(cycle_show::ListArgs),
     /// Show each state that one cycle came to, with its figures
-    Show(ShowArgs),
+    Show(cycle_show::ShowArgs),
+    /// Print what a cycle's processes wrote, as the daemon kept it
+    Logs(cycle_show::LogsArgs),
 }
 
+/// What `run`, `resume` and `retry` exit with.
+const STATUSES: &str = "Exits with\n  \
+    0 where the cycle ended with a version (promoted or rejected)\n  \
+    1 where it failed\n  \
+    2 where its window had too few prompts\n  \
+    3 where it was cancelled\n  \
+    4 where another process or scheduler has taken it over\n  \
+    5 where it was interrupted (SIGTERM, Ctrl-C): it goes on with `pelton cycle resume`";
+
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exits with 0 where the cycle ended with a version (promoted or rejected),\n\
-                        with 2 where its window had too few prompts, with 1 where it failed.")]
+#[command(after_help = STATUSES)]
 struct RunArgs {
     #[command(flatten)]
     config: ConfigFile,
     /// The model to tune; may be left out where the configuration has one
     #[arg(long)]
     model: Option<String>,
-    /// A cycle that was requested already, as the daemon does; it goes on where it stopped
+    /// Leave it to the daemon that starts cycles, and only print its id
     #[arg(long)]
+    queue: bool,
+    /// A cycle that was requested already, as the daemon does; it goes on where it stopped
+    #[arg(long, hide = true)]
     id: Option<String>,
+    /// The scheduler's fencing token: a cycle of a scheduler that was replaced writes nothing
+    #[arg(long, hide = true)]
+    token: Option<i64>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -51,62 +72,177 @@ struct RunArgs {
 }
 
 #[derive(Debug, clap::Args)]
-struct ListArgs {
+#[command(after_help = STATUSES)]
+struct ResumeArgs {
+    /// The cycle
+    id: String,
     #[command(flatten)]
     config: ConfigFile,
-    /// Only this model's
+    /// The scheduler's fencing token, where a launcher was given one (`{token}`)
     #[arg(long)]
-    model: Option<String>,
-    /// Print JSON, one object a cycle
+    token: Option<i64>,
+    /// Take it over from a process that seems to be at work; that one stops, and can write nothing more
+    #[arg(long)]
+    force: bool,
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, clap::Args)]
-struct ShowArgs {
+#[command(after_help = STATUSES)]
+struct RetryArgs {
     /// The cycle
     id: String,
     #[command(flatten)]
     config: ConfigFile,
-    /// Print JSON, one object a state
+    /// Leave it to the daemon that starts cycles
+    #[arg(long)]
+    queue: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct CancelArgs {
+    /// The cycle
+    id: String,
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Why, for the record
+    #[arg(long, default_value = "by hand")]
+    reason: String,
+    /// Print how it stands then as JSON
     #[arg(long)]
     json: bool,
 }
 
 pub async fn run(args: Args) -> Result<ExitCode> {
     match args.command {
-        Command::Run(args) => turn(args).await,
-        Command::List(args) => list(args).await,
-        Command::Show(args) => show(args).await,
+        Command::Run(args) => begin(args).await,
+        Command::Resume(args) => resume(args).await,
+        Command::Retry(args) => retry(args).await,
+        Command::Cancel(args) => cancel(args).await,
+        Command::List(args) => cycle_show::list(args).await,
+        Command::Show(args) => cycle_show::show(args).await,
+        Command::Logs(args) => cycle_show::logs(args).await,
     }
 }
 
-async fn turn(args: RunArgs) -> Result<ExitCode> {
+async fn begin(args: RunArgs) -> Result<ExitCode> {
     let config = args.config.load()?;
-    telemetry::install(&config.telemetry).map_err(anyhow::Error::msg)?;
     let lake = crate::daemon::open_lake(&config).await?;
+    let trigger = if args.queue { Trigger::Queued } else { Trigger::Hand };
     let (id, model) = match &args.id {
         Some(id) => requested(&lake, id).await?,
         None => {
             let model = choose_model(&config, args.model.as_deref())?;
-            (cycle::request(&lake, &model, Trigger::Hand).await?, model)
+            (cycle::request(&lake, &model, trigger).await?, model)
         }
     };
+    if args.queue {
+        print_id(&id, args.json);
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.supervised {
         end_with_standard_input()?;
     }
+    turn(&config, &lake, (&id, &model), args.token, args.json).await
+}
+
+fn print_id(id: &CycleId, as_json: bool) {
+    if as_json {
+        println!("{}", serde_json::json!({"cycle": id.as_str()}));
+    } else {
+        println!("{id}");
+    }
+}
+
+async fn resume(args: ResumeArgs) -> Result<ExitCode> {
+    let config = args.config.load()?;
+    let lake = crate::daemon::open_lake(&config).await?;
+    let (id, model) = requested(&lake, &args.id).await?;
+    if let Some(running) = cycle::Running::of(&lake, &id).await?.filter(|_| !args.force) {
+        bail!("process {} on {} is at work on {id}; --force takes it over", running.pid, running.host);
+    }
+    turn(&config, &lake, (&id, &model), args.token, args.json).await
+}
+
+async fn retry(args: RetryArgs) -> Result<ExitCode> {
+    let config = args.config.load()?;
+    let lake = crate::daemon::open_lake(&config).await?;
+    let trigger = if args.queue { Trigger::Queued } else { Trigger::Hand };
+    let standing = cycle::reopen(&lake, &args.id.parse()?, trigger).await?;
+    if args.queue {
+        print_id(&standing.cycle, args.json);
+        return Ok(ExitCode::SUCCESS);
+    }
+    turn(&config, &lake, (&standing.cycle, &standing.model), None, args.json).await
+}
+
+async fn cancel(args: CancelArgs) -> Result<ExitCode> {
+    let config = args.config.load()?;
+    let lake = crate::daemon::open_lake(&config).await?;
+    let standing = cycle::cancel(&lake, &args.id.parse()?, &args.reason).await?;
+    if args.json {
+        println!("{}", cycle_show::summary(&standing, None));
+    } else {
+        println!("{}: {}", standing.cycle, standing.state);
+    }
+    Ok(if standing.state == CycleState::Cancelled { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs a cycle in this process.
+async fn turn(
+    config: &Config,
+    lake: &Lake,
+    (id, model): (&CycleId, &ModelName),
+    token: Option<i64>,
+    as_json: bool,
+) -> Result<ExitCode> {
+    telemetry::install(&config.telemetry).map_err(anyhow::Error::msg)?;
     let shutdown = runtime::on_signal()?;
     let bars = Bars::default();
     let watch = |progress: Progress| bars.show(&progress);
-    let job = cycle::Job { config: &config, lake: &lake, model: &model, id: &id, truth: None, watch: &watch };
-    let outcome = cycle::run(&job, &shutdown).await?;
+    let scheduler = token.map(|token| Fence { name: SCHEDULER.to_owned(), token });
+    let supervised = scheduler.is_some();
+    let exit = Some((|code| std::process::exit(i32::from(code))) as fn(u8));
+    let job = cycle::Job { watch: &watch, scheduler, exit, ..cycle::Job::new(config, lake, model, id) };
+    let ended = cycle::run(&job, &shutdown).await;
     bars.finish();
-    if args.json {
+    let outcome = match ended {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            if let Some(stop) = error.downcast_ref::<Stop>() {
+                eprintln!("pelton: {id}: {stop}");
+                return Ok(ExitCode::from(stop.exit_code()));
+            }
+            // A scheduler tries it again; a person who ran it by hand reads the error now.
+            if !supervised {
+                cycle::park_if_spent(lake, id, 0, &[]).await?;
+            }
+            return Err(error);
+        }
+    };
+    if as_json {
         println!("{}", outcome.to_json());
     } else {
         println!("{outcome}");
     }
-    Ok(if outcome.state == CycleState::Skipped { ExitCode::from(2) } else { ExitCode::SUCCESS })
+    Ok(match outcome.state {
+        CycleState::Skipped => ExitCode::from(2),
+        CycleState::Cancelled => ExitCode::from(Stop::Cancelled.exit_code()),
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+async fn requested(lake: &Lake, id: &str) -> Result<(CycleId, ModelName)> {
+    let standing = cycle::standing(lake, &id.parse()?).await?;
+    if standing.state.is_end() {
+        bail!("cycle {id} has ended: {}", standing.state);
+    }
+    Ok((standing.cycle, standing.model))
 }
 
 /// A daemon that was killed cannot say so, but its end of the pipe closes. The cycle then ends as by `kill -9`, which it
@@ -120,16 +256,6 @@ fn end_with_standard_input() -> Result<()> {
     Ok(())
 }
 
-async fn requested(lake: &Lake, id: &str) -> Result<(CycleId, ModelName)> {
-    let id: CycleId = id.parse()?;
-    let events = lake.events_of_cycle(&id).await?;
-    let Some(last) = events.last() else { bail!("there is no cycle `{id}`; `pelton cycle list` lists them") };
-    if last.state.is_end() {
-        bail!("cycle {id} has ended: {}", last.state);
-    }
-    Ok((id, last.model.clone()))
-}
-
 /// The model that was asked for, or the only one.
 pub(super) fn choose_model(config: &Config, asked: Option<&str>) -> Result<ModelName> {
     let known: Vec<&str> = config.models.keys().map(ModelName::as_str).collect();
@@ -140,71 +266,6 @@ pub(super) fn choose_model(config: &Config, asked: Option<&str>) -> Result<Model
         (None, []) => bail!("the configuration has no model; add [models.NAME]"),
         (None, _) => bail!("name one with --model: {}", known.join(", ")),
     }
-}
-
-async fn list(args: ListArgs) -> Result<ExitCode> {
-    let config = args.config.load()?;
-    let lake = crate::daemon::open_lake(&config).await?;
-    let model = args.model.map(|m| m.parse::<ModelName>()).transpose()?;
-    let mut cycles: BTreeMap<CycleId, Vec<CycleEvent>> = BTreeMap::new();
-    for event in lake.cycle_events(model.as_ref()).await? {
-        cycles.entry(event.cycle.clone()).or_default().push(event);
-    }
-    if args.json {
-        for (id, events) in &cycles {
-            println!("{}", summary(id, events));
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
-    let row = |(id, events): (&CycleId, &Vec<CycleEvent>)| {
-        let (first, last) = (events.first(), events.last());
-        let version = events.iter().rev().find_map(|e| e.version);
-        vec![
-            id.to_string(),
-            last.map(|e| e.model.to_string()).unwrap_or_default(),
-            last.map(|e| e.state.to_string()).unwrap_or_default(),
-            version.map(|v| v.to_string()).unwrap_or_default(),
-            first.map(|e| e.time.to_string()).unwrap_or_default(),
-        ]
-    };
-    print::table(&["cycle", "model", "state", "version", "requested"], cycles.iter().map(row).collect());
-    Ok(ExitCode::SUCCESS)
-}
-
-fn summary(id: &CycleId, events: &[CycleEvent]) -> serde_json::Value {
-    let last = events.last();
-    json!({
-        "cycle": id.as_str(),
-        "model": last.map(|e| e.model.as_str()),
-        "state": last.map(|e| e.state.as_str()),
-        "version": events.iter().rev().find_map(|e| e.version).map(|v| v.to_string()),
-        "requested": events.first().map(|e| e.time.to_string()),
-        "changed": last.map(|e| e.time.to_string()),
-    })
-}
-
-async fn show(args: ShowArgs) -> Result<ExitCode> {
-    let config = args.config.load()?;
-    let lake = crate::daemon::open_lake(&config).await?;
-    let id: CycleId = args.id.parse()?;
-    let events = lake.events_of_cycle(&id).await?;
-    if events.is_empty() {
-        bail!("there is no cycle `{id}`; `pelton cycle list` lists them");
-    }
-    for event in &events {
-        let detail: serde_json::Value = serde_json::from_str(&event.detail).unwrap_or_else(|_| json!(event.detail));
-        if args.json {
-            let version = event.version.map(|v| v.to_string());
-            println!(
-                "{}",
-                json!({"cycle": id.as_str(), "model": event.model.as_str(), "state": event.state.as_str(),
-                       "time": event.time.to_string(), "version": version, "detail": detail})
-            );
-        } else {
-            println!("{:<27} {:<10} {}", event.time.to_string(), event.state.to_string(), print::plain(&detail));
-        }
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// One progress bar a step, where standard error is a terminal.

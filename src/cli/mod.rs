@@ -3,12 +3,14 @@
 pub(crate) mod audit;
 mod check_config;
 pub(crate) mod cycle;
+mod cycle_show;
 mod demo;
 mod eval;
 mod forget;
 mod gap;
 mod maintain;
 mod model;
+mod model_change;
 mod print;
 mod replay;
 mod run;

@@ -1,14 +1,14 @@
 //! `pelton model`: registered versions, where they came from, and the events that announced them.
 
-use super::{ConfigFile, print};
+use super::{ConfigFile, model_change, print};
 use crate::codec::event::{self, EventMessage};
 use crate::daemon;
-use crate::domain::{ModelName, Version, VersionRef};
+use crate::domain::{ModelName, Version, VersionRef, VersionState};
 use crate::evaluate::interval_text;
 use crate::publish::{Manifest, Registry, read_events};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -25,6 +25,22 @@ enum Command {
     List(ListArgs),
     /// Show a version: its states, its evaluation and where it came from; its files are checked against their hashes
     Show(ShowArgs),
+    /// Trace a version to the rows that made it: base, parents, tables, SQL, seeds, configuration, evaluation
+    Lineage(ShowArgs),
+    /// Make a version the champion
+    Promote(model_change::PromoteArgs),
+    /// Withdraw the champion; the version before it serves again
+    Rollback(model_change::RollbackArgs),
+    /// Put a version away for the record
+    Archive(model_change::ArchiveArgs),
+    /// Show in what two versions' manifests differ
+    Diff(model_change::DiffArgs),
+    /// Copy a version's files to a folder, each checked against its hash
+    Pull(model_change::PullArgs),
+    /// Make a version again from the same rows and compare the adapters byte for byte
+    Reproduce(model_change::ReproduceArgs),
+    /// Send the events that the topic and the webhooks lack
+    Publish(model_change::PublishArgs),
     /// Print the events of the topic, from its beginning to where it ends now
     Events(EventsArgs),
 }
@@ -68,6 +84,14 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::List(args) => list(args).await,
         Command::Show(args) => show(args).await,
+        Command::Lineage(args) => lineage(args).await,
+        Command::Promote(args) => model_change::promote(args).await,
+        Command::Rollback(args) => model_change::rollback(args).await,
+        Command::Archive(args) => model_change::archive(args).await,
+        Command::Diff(args) => model_change::diff(args).await,
+        Command::Pull(args) => model_change::pull(args).await,
+        Command::Reproduce(args) => model_change::reproduce(args).await,
+        Command::Publish(args) => model_change::publish(args).await,
         Command::Events(args) => events(args).await,
     }
 }
@@ -141,7 +165,9 @@ async fn show(args: ShowArgs) -> Result<ExitCode> {
     let (store, root) = daemon::store_of(&lake);
     let registry = Registry::new(store, &root);
     let manifest = registry.manifest(&reference).await?;
-    let files = registry.files(&reference).await?;
+    // The adapter of an archived version may be gone, which is no fault of its record.
+    let archived = states.last().is_some_and(|v| v.state == VersionState::Archived);
+    let files = if archived { Vec::new() } else { registry.files(&reference).await? };
     let sizes: BTreeMap<String, usize> = files.into_iter().map(|(name, bytes)| (name, bytes.len())).collect();
     if args.json {
         let states: Vec<Value> = states
@@ -156,7 +182,12 @@ async fn show(args: ShowArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn choose(text: &str, versions: &[Version]) -> Result<VersionRef> {
+/// The models that have versions.
+pub(super) fn named(versions: &[Version]) -> BTreeSet<ModelName> {
+    versions.iter().map(|v| v.reference.model.clone()).collect()
+}
+
+pub(super) fn choose(text: &str, versions: &[Version]) -> Result<VersionRef> {
     if text.contains('@') {
         return Ok(text.parse()?);
     }
@@ -192,10 +223,46 @@ fn print_version(states: &[&Version], manifest: &Manifest, sizes: &BTreeMap<Stri
     let seeds: Vec<String> = manifest.seeds.iter().map(|(name, seed)| format!("{name} {seed}")).collect();
     println!("  seeds        {}", seeds.join(", "));
     println!("  config       {}", manifest.config_hash);
-    println!("\nFiles, each with the hash that the manifest names");
+    if !sizes.is_empty() {
+        println!("\nFiles, each with the hash that the manifest names");
+    }
     for (name, bytes) in sizes {
         println!("  {name:<28} {bytes:>12} bytes  {}", manifest.files.get(name).map_or("", String::as_str));
     }
+}
+
+/// The version and its parents down to the base, each with what it was made from.
+async fn lineage(args: ShowArgs) -> Result<ExitCode> {
+    let config = args.config.load()?;
+    let lake = daemon::open_lake(&config).await?;
+    let all = lake.all_versions().await?;
+    let (store, root) = daemon::store_of(&lake);
+    let registry = Registry::new(store, &root);
+    let mut next = Some(choose(&args.version, &all)?);
+    let mut line = Vec::new();
+    while let Some(version) = next {
+        let manifest = registry.manifest(&version).await?;
+        next = manifest.parent.as_deref().map(str::parse).transpose()?;
+        line.push((version, manifest));
+    }
+    if args.json {
+        let one = |(version, m): &(VersionRef, Manifest)| {
+            json!({"version": version.to_string(), "parent": m.parent, "base_hash": m.base_hash, "cycle": m.cycle,
+                   "window": m.window, "seeds": m.seeds, "config_hash": m.config_hash, "settings": m.settings,
+                   "evaluation": m.evaluation, "calibration": m.calibration, "files": m.files, "pelton": m.pelton})
+        };
+        println!("{:#}", json!(line.iter().map(one).collect::<Vec<_>>()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (version, manifest) in &line {
+        let states: Vec<&Version> = all.iter().filter(|v| v.reference == *version).collect();
+        print_version(&states, manifest, &BTreeMap::new());
+        let tables = manifest.window.get("tables").and_then(Value::as_object).into_iter().flatten();
+        let tables: Vec<String> = tables.map(|(name, at)| format!("{name} {at}")).collect();
+        println!("  tables       {}\n", tables.join(", "));
+    }
+    println!("the base       {}", line.last().map_or("", |(_, m)| m.base_hash.as_str()));
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn events(args: EventsArgs) -> Result<ExitCode> {
@@ -216,12 +283,15 @@ fn header<'a>(message: &'a EventMessage, name: &str) -> &'a str {
 }
 
 fn event_row(message: &EventMessage) -> Vec<String> {
-    let version = event::decode(&message.payload);
+    let version = event::read(message);
     vec![
         message.key.clone(),
         header(message, "ce_type").to_owned(),
         header(message, "ce_time").to_owned(),
-        version.map_or_else(|e| format!("unreadable: {e}"), |v| interval_text(v.gain)),
+        version.map_or_else(
+            |e| format!("unreadable: {e}"),
+            |v| v.map_or_else(|| "the base serves".to_owned(), |v| interval_text(v.gain)),
+        ),
         header(message, "ce_id").to_owned(),
     ]
 }

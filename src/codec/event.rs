@@ -1,7 +1,9 @@
-//! Model-version events: CloudEvents 1.0 in Kafka's binary content mode (attributes in `ce_` headers, data as the value).
+//! Model-version events: CloudEvents 1.0 on Kafka, in binary content mode (attributes in `ce_` headers, data as the value) or
+//! in structured mode (one JSON object as the value).
 
 use crate::domain::{CycleId, Interval, ModelName, Timestamp, Version, VersionNumber, VersionRef, VersionState};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// What the data's `schema` field says.
@@ -11,6 +13,31 @@ const TYPE_PREFIX: &str = "dev.pelton.model.version.";
 /// The namespace of event ids: UUID v5 of `https://pelton.dev/events` in the URL namespace.
 const ID_NAMESPACE: Uuid = Uuid::from_u128(0x904b_b7dc_dd45_5a4f_a501_6127_5734_3df9);
 
+/// Where the data's schema is.
+const DATA_SCHEMA: &str = "https://pelton.dev/schemas/model-version.v1.json";
+/// The content type of the structured mode.
+pub const STRUCTURED: &str = "application/cloudevents+json; charset=utf-8";
+
+/// How an event is put into a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Attributes are headers, the data is the value.
+    Binary,
+    /// The value is a JSON object with attributes and data.
+    Structured,
+}
+
+/// What a state change means for the message under the model's own name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pointer {
+    /// The champion stays.
+    Stays,
+    /// This version is the champion now.
+    Here,
+    /// No version is: the base serves.
+    Base,
+}
+
 /// One message of the topic, ready to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventMessage {
@@ -18,7 +45,7 @@ pub struct EventMessage {
     pub key: String,
     /// Headers: `ce_…` attributes and `content-type`.
     pub headers: Vec<(String, String)>,
-    /// The data: JSON after `schemas/model-version.v1.json`.
+    /// The value; empty is none (a tombstone): under a model's name it says that the base serves.
     pub payload: Vec<u8>,
 }
 
@@ -72,28 +99,85 @@ pub fn event_id(version: &Version) -> String {
     Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string()
 }
 
-/// The messages that announce a state: the version's own, and the champion pointer where it was promoted.
+/// The messages that announce a state in binary mode: the version's own, and the champion pointer where it was promoted.
 #[must_use]
 pub fn messages(version: &Version, source: &str) -> Vec<EventMessage> {
-    let own = format!("{}/{}", version.reference.model, version.reference.number);
-    let pointer = (version.state == VersionState::Promoted).then(|| version.reference.model.to_string());
-    std::iter::once(own).chain(pointer).map(|key| message(version, source, key)).collect()
+    let promoted = version.state == VersionState::Promoted;
+    announcement(version, source, if promoted { Pointer::Here } else { Pointer::Stays }, Mode::Binary)
 }
 
-fn message(version: &Version, source: &str, key: String) -> EventMessage {
-    let header = |name: &str, value: String| (name.to_owned(), value);
-    let headers = vec![
-        header("ce_specversion", "1.0".to_owned()),
-        header("ce_id", event_id(version)),
-        header("ce_source", source.to_owned()),
-        header("ce_type", format!("{TYPE_PREFIX}{}", version.state.as_str())),
-        header("ce_subject", version.reference.to_string()),
-        header("ce_time", version.time.to_string()),
-        header("ce_dataschema", "https://pelton.dev/schemas/model-version.v1.json".to_owned()),
-        header("content-type", "application/json".to_owned()),
-    ];
-    let payload = serde_json::to_vec(&data(version)).expect("strings and finite numbers are always JSON");
-    EventMessage { key, headers, payload }
+/// The messages that announce a state: the version's own, and what becomes of the champion pointer.
+#[must_use]
+pub fn announcement(version: &Version, source: &str, pointer: Pointer, mode: Mode) -> Vec<EventMessage> {
+    let (model, number) = (&version.reference.model, version.reference.number);
+    let own = message(version, source, format!("{model}/{number}"), mode);
+    let second = match pointer {
+        Pointer::Stays => None,
+        Pointer::Here => Some(EventMessage { key: model.to_string(), ..own.clone() }),
+        // The attributes of the event that took the champion away; only the value says that there is none.
+        Pointer::Base => {
+            let binary = message(version, source, model.to_string(), Mode::Binary);
+            Some(EventMessage { payload: Vec::new(), ..binary })
+        }
+    };
+    std::iter::once(own).chain(second).collect()
+}
+
+/// The event as one JSON object: the structured mode, and what webhooks get.
+#[must_use]
+pub fn envelope(version: &Version, source: &str) -> Value {
+    let mut envelope = json!({"data": data(version)});
+    for (name, value) in attributes(version, source) {
+        envelope[name] = json!(value);
+    }
+    envelope["datacontenttype"] = json!("application/json");
+    envelope
+}
+
+fn attributes(version: &Version, source: &str) -> [(&'static str, String); 7] {
+    [
+        ("specversion", "1.0".to_owned()),
+        ("id", event_id(version)),
+        ("source", source.to_owned()),
+        ("type", format!("{TYPE_PREFIX}{}", version.state.as_str())),
+        ("subject", version.reference.to_string()),
+        ("time", version.time.to_string()),
+        ("dataschema", DATA_SCHEMA.to_owned()),
+    ]
+}
+
+fn message(version: &Version, source: &str, key: String, mode: Mode) -> EventMessage {
+    let content = |kind: &str| ("content-type".to_owned(), kind.to_owned());
+    let json = |bytes: serde_json::Result<Vec<u8>>| bytes.expect("strings and finite numbers are always JSON");
+    match mode {
+        Mode::Binary => {
+            let named = attributes(version, source).map(|(name, value)| (format!("ce_{name}"), value));
+            let headers = named.into_iter().chain([content("application/json")]).collect();
+            EventMessage { key, headers, payload: json(serde_json::to_vec(&data(version))) }
+        }
+        Mode::Structured => {
+            let payload = json(serde_json::to_vec(&envelope(version, source)));
+            EventMessage { key, headers: vec![content(STRUCTURED)], payload }
+        }
+    }
+}
+
+/// Reads a message of either mode back; nothing where its value says that the base serves.
+///
+/// # Errors
+/// As [`decode`].
+pub fn read(message: &EventMessage) -> Result<Option<Version>, EventError> {
+    if message.payload.is_empty() {
+        return Ok(None);
+    }
+    let structured = |(name, value): &(String, String)| {
+        name.eq_ignore_ascii_case("content-type") && value.starts_with("application/cloudevents+json")
+    };
+    if !message.headers.iter().any(structured) {
+        return decode(&message.payload).map(Some);
+    }
+    let envelope: Value = serde_json::from_slice(&message.payload).map_err(|e| EventError::Data(e.to_string()))?;
+    decode(envelope["data"].to_string().as_bytes()).map(Some)
 }
 
 fn data(version: &Version) -> Data {

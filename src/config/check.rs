@@ -2,7 +2,7 @@
 
 use super::load::{Problem, Sections};
 use super::{Config, Explore, Ingest, Kafka, Lake, Maintenance, Model, StrategyKind, Window};
-use super::{check_formats, check_score, check_sidecar};
+use super::{check_cycle, check_formats, check_score, check_sidecar};
 use crate::domain::{IdError, ModelName, WindowName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -47,6 +47,9 @@ pub(super) fn config(path: &Path, hash: &str, sections: Sections) -> Result<Conf
     check_formats::redact(&sections.redact, &mut problems);
     topic("publish.topic", &sections.publish.topic, &mut problems);
     check_sidecar::sidecar(&sections.sidecar, &sections.ingest, &mut problems);
+    topic("scheduler.control_topic", &sections.scheduler.control_topic, &mut problems);
+    check_cycle::process(&sections.cycle, &mut problems);
+    check_cycle::webhooks(&sections.publish.webhooks, &mut problems);
     if let Some(listen) = &sections.console.listen
         && listen.parse::<std::net::SocketAddr>().is_err()
     {
@@ -74,6 +77,8 @@ pub(super) fn config(path: &Path, hash: &str, sections: Sections) -> Result<Conf
         redact: sections.redact,
         windows,
         models,
+        scheduler: sections.scheduler,
+        cycle: sections.cycle,
         publish: sections.publish,
         sidecar: sections.sidecar,
         console: sections.console,
@@ -195,6 +200,10 @@ fn model(name: &ModelName, model: &Model, windows: &BTreeMap<WindowName, Window>
     {
         problems.add(at("schedule.cron"), format!("`{cron}` is not a cron expression of five fields: {e}"));
     }
+    if let Some(rollback) = &model.rollback {
+        check_cycle::rollback(&at("rollback"), rollback, problems);
+    }
+    check_cycle::quiet_hours(&at("schedule.quiet_hours"), &model.schedule.quiet_hours, problems);
     if model.lora.targets.is_empty() {
         problems.add(at("lora.targets"), format!("names no layer; use some of {}", LORA_TARGETS.join(", ")));
     }

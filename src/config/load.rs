@@ -3,7 +3,8 @@
 use super::Score;
 use super::check_score;
 use super::{
-    Config, Console, Ingest, Kafka, Lake, Maintenance, Model, Publish, Redact, Sidecar, Telemetry, Window, check,
+    Config, Console, Cycle, Ingest, Kafka, Lake, Maintenance, Model, Publish, Redact, Scheduler, Sidecar, Telemetry,
+    Window, check,
 };
 use jsonschema::error::{ValidationError, ValidationErrorKind};
 use schemars::JsonSchema;
@@ -90,6 +91,12 @@ struct Raw {
     /// Models to tune, by name.
     #[serde(default)]
     models: BTreeMap<String, Model>,
+    /// Which of many daemons starts cycles.
+    #[serde(default)]
+    scheduler: Scheduler,
+    /// The process that a cycle runs in.
+    #[serde(default)]
+    cycle: Cycle,
     /// Events about versions.
     #[serde(default)]
     publish: Publish,
@@ -163,6 +170,8 @@ pub(super) struct Sections {
     pub redact: Redact,
     pub windows: BTreeMap<String, Window>,
     pub models: BTreeMap<String, Model>,
+    pub scheduler: Scheduler,
+    pub cycle: Cycle,
     pub publish: Publish,
     pub sidecar: Sidecar,
     pub console: Console,
@@ -171,21 +180,21 @@ pub(super) struct Sections {
 
 impl From<Raw> for Sections {
     fn from(raw: Raw) -> Self {
-        let Raw {
-            version: _,
-            lake,
-            kafka,
-            ingest,
-            redact,
-            maintenance,
-            windows,
-            models,
-            publish,
-            sidecar,
-            console,
-            telemetry,
-        } = raw;
-        Self { lake, kafka, ingest, redact, maintenance, windows, models, publish, sidecar, console, telemetry }
+        Self {
+            lake: raw.lake,
+            kafka: raw.kafka,
+            ingest: raw.ingest,
+            maintenance: raw.maintenance,
+            redact: raw.redact,
+            windows: raw.windows,
+            models: raw.models,
+            scheduler: raw.scheduler,
+            cycle: raw.cycle,
+            publish: raw.publish,
+            sidecar: raw.sidecar,
+            console: raw.console,
+            telemetry: raw.telemetry,
+        }
     }
 }
 

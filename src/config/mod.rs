@@ -4,9 +4,11 @@
 //! itself; whether a broker answers or a window's SQL fits its table is for the stages to say.
 
 mod check;
+mod check_cycle;
 mod check_formats;
 mod check_score;
 mod check_sidecar;
+mod cycle;
 mod formats;
 mod load;
 mod maintenance;
@@ -14,15 +16,17 @@ mod model;
 mod sections;
 mod sidecar;
 
+pub use cycle::{Cycle, EventMode, Publish, Scheduler, Webhook};
 pub use formats::{ColumnType, Format as MessageFormat, Pattern, PromotedColumn, Redact, Registry, Route, Secret};
 pub use load::{Error, Problem, from_text, load, load_score, schema_json};
 pub use maintenance::Maintenance;
 pub use model::{
-    Algorithm, AnswerKind, AnswerScore, DpoPairs, DpoReference, Endpoint, Explore, FeedbackScore, Gate, GroundedScore,
-    JsonSchemaScore, JudgeScore, LengthScore, Lora, Model, Optimize, RefusalScore, RegexScore, RepetitionScore,
-    RewardModelScore, Schedule, Score, Share, Spent, SqlScore, Strategy, StrategyKind,
+    Algorithm, AnswerKind, AnswerScore, Budget, DpoPairs, DpoReference, Endpoint, Explore, FeedbackScore, Gate,
+    GroundedScore, JsonSchemaScore, JudgeScore, LengthScore, Lora, Model, Optimize, RefusalScore, RegexScore,
+    RepetitionScore, RewardModelScore, Rollback, RollbackCheck, Schedule, Score, Share, Spent, SqlScore, Strategy,
+    StrategyKind, quiet_minutes,
 };
-pub use sections::{Console, Format, Ingest, Kafka, Lake, Publish, Start, Telemetry, Window};
+pub use sections::{Console, Format, Ingest, Kafka, Lake, Start, Telemetry, Window};
 pub use sidecar::{
     AdapterSource, Adapters, Alias, CallLog, ClientKey, Durability, RolloutStep, SampleRule, Shadow, Sidecar, Sticky,
     Tls, Upstream, UpstreamKind,
@@ -53,6 +57,10 @@ pub struct Config {
     pub windows: BTreeMap<WindowName, Window>,
     /// Models to tune.
     pub models: BTreeMap<ModelName, Model>,
+    /// Which of many daemons starts cycles.
+    pub scheduler: Scheduler,
+    /// The process that a cycle runs in.
+    pub cycle: Cycle,
     /// Events about versions.
     pub publish: Publish,
     /// The proxy before inference servers.

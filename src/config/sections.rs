@@ -217,21 +217,6 @@ impl Window {
     }
 }
 
-/// Events about versions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Publish {
-    /// The compacted topic. Default: `model-versions`.
-    #[schemars(length(min = 1))]
-    pub topic: String,
-}
-
-impl Default for Publish {
-    fn default() -> Self {
-        Self { topic: "model-versions".to_owned() }
-    }
-}
-
 /// Health and status over HTTP.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

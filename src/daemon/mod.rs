@@ -17,15 +17,17 @@ pub mod forget;
 pub mod formats;
 pub mod gap;
 pub mod maintenance;
+pub mod outbox;
 pub mod pipeline;
 pub mod replay;
+mod rollback;
 pub mod schedule;
-mod scheduler;
+pub mod scheduler;
 mod shortened;
 pub mod sidecar;
 
 use crate::config::Config;
-use crate::domain::{Version, VersionState};
+use crate::domain::Version;
 use crate::ingest::Progress;
 use crate::lake::{Lake, Store, TableName};
 use crate::query::{Sources, Table};
@@ -76,11 +78,23 @@ pub async fn tables(lake: &Lake, inference_log: Option<i64>) -> Result<Sources> 
     Ok(Sources { tables, stores: vec![lake.object_store()] })
 }
 
+/// As [`tables`], each table at the version given for its name; others at their newest.
+///
+/// # Errors
+/// Where a table cannot be read, or has no such version.
+pub async fn tables_at(lake: &Lake, versions: &BTreeMap<String, i64>) -> Result<Sources> {
+    let mut tables = Vec::new();
+    for name in lake.tables() {
+        let version = versions.get(name.as_str()).copied();
+        tables.push(Table { name: name.to_string(), provider: lake.provider(name, version).await? });
+    }
+    Ok(Sources { tables, stores: vec![lake.object_store()] })
+}
+
 /// The version that serves: the last one whose newest state is promoted. `versions` are all rows, in the order of time.
 #[must_use]
 pub fn champion_of(versions: &[Version]) -> Option<&Version> {
-    let newest: BTreeMap<_, _> = versions.iter().map(|v| (&v.reference, v)).collect();
-    newest.into_values().filter(|v| v.state == VersionState::Promoted).max_by_key(|v| v.time)
+    crate::publish::transition::champion(versions)
 }
 
 /// Plans every window's SQL on the tables as they are declared, without any I/O.

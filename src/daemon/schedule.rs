@@ -1,17 +1,23 @@
-//! When cycles start: by cron, or when a window has its minimum of fresh prompts. Pure: times and events in, a decision out.
+//! When cycles start: by cron, or when a window has its minimum of fresh prompts; not in quiet hours, and not while the day's
+//! budget is used up. Pure: times and events in, a decision out.
 //!
 //! A clock that was ahead for a while leaves events of times that are still to come. They count as what they say, but no
 //! pause, no cron time and no window begins at them: otherwise nothing would start until the clock is there again.
 
-use crate::config::{Model, Window};
+use super::cycle::Standing;
+use crate::config::{Model, Window, quiet_minutes};
 use crate::domain::{CycleEvent, CycleId, CycleState, Timestamp, Trigger};
 use chrono::{DateTime, Utc};
 use croner::Cron;
 use std::collections::BTreeMap;
 
-/// After a failure the next try by itself waits a minute, then two, four … up to this.
+/// After a parked cycle the next one by itself waits a minute, then two, four … up to this.
 const FAILURE_PAUSE_MINUTES_MAX: i64 = 60;
 const MINUTE_MICROS: i64 = 60_000_000;
+const DAY_MICROS: i64 = 24 * 60 * MINUTE_MICROS;
+/// A running cycle writes how far it is every minute; a longer silence counts as so much work at most, because its process may
+/// have been dead.
+const SILENCE_MICROS: i64 = 10 * MINUTE_MICROS;
 
 /// What is known of a model's past cycles.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,10 +28,12 @@ pub struct Past {
     pub last_requested: Option<Timestamp>,
     /// When the last cycle ended.
     pub last_ended: Option<Timestamp>,
-    /// Cycles that failed since the last one that did not.
+    /// Cycles that were parked since the last one that was done.
     pub failures: u32,
-    /// Cycles that have not ended.
+    /// Cycles that have not ended and go on by themselves.
     pub open: Vec<CycleId>,
+    /// Minutes of the last 24 hours in which cycles ran.
+    pub minutes_used: i64,
 }
 
 impl Past {
@@ -39,16 +47,16 @@ impl Past {
             last_ended: None,
             failures: 0,
             open: Vec::new(),
+            minutes_used: 0,
         };
-        // By whether it has ended, not by its last event: a clock that went back puts the end before the beginning.
-        let mut ended: BTreeMap<&CycleId, bool> = BTreeMap::new();
+        let mut by_cycle: BTreeMap<&CycleId, Vec<CycleEvent>> = BTreeMap::new();
         for event in events {
             let time = Some(event.time).filter(|time| *time <= now);
             match event.state {
                 CycleState::Requested => past.last_requested = time.or(past.last_requested),
                 CycleState::Done => (past.last_ended, past.failures) = (time.or(past.last_ended), 0),
-                CycleState::Skipped => past.last_ended = time.or(past.last_ended),
-                CycleState::Failed => {
+                CycleState::Skipped | CycleState::Cancelled => past.last_ended = time.or(past.last_ended),
+                CycleState::Parked => {
                     (past.last_ended, past.failures) = (time.or(past.last_ended), past.failures + 1);
                 }
                 _ => {}
@@ -59,9 +67,12 @@ impl Past {
             {
                 past.since = past.since.max(until);
             }
-            *ended.entry(&event.cycle).or_default() |= event.state.is_end();
+            by_cycle.entry(&event.cycle).or_default().push(event.clone());
         }
-        past.open = ended.into_iter().filter(|(_, ended)| !ended).map(|(cycle, _)| cycle.clone()).collect();
+        let standings = by_cycle.values().filter_map(|events| Standing::of(events));
+        past.open = standings.filter(Standing::is_ours).map(|s| s.cycle).collect();
+        let day = Timestamp::from_micros(now.micros() - DAY_MICROS);
+        past.minutes_used = by_cycle.values().map(|events| worked_micros(events, day)).sum::<i64>() / MINUTE_MICROS;
         past
     }
 
@@ -89,17 +100,39 @@ impl Past {
         next.is_some_and(|next| Timestamp::from(next) <= now)
     }
 
+    /// Whether a cycle may start by itself at all: no quiet hour, and something of the day's budget left.
+    #[must_use]
+    pub fn may_start(&self, model: &Model, now: Timestamp) -> bool {
+        let schedule = &model.schedule;
+        let minute = u32::try_from(now.micros().rem_euclid(DAY_MICROS) / MINUTE_MICROS).unwrap_or(0);
+        let in_it = |(from, to): (u32, u32)| {
+            if from < to { (from..to).contains(&minute) } else { minute >= from || minute < to }
+        };
+        let quiet = schedule.quiet_hours.iter().filter_map(|text| quiet_minutes(text)).any(in_it);
+        let spent = schedule.budget.compute_minutes.is_some_and(|most| self.minutes_used >= i64::from(most));
+        !quiet && !spent
+    }
+
     /// Whether it is worth counting fresh prompts now.
     #[must_use]
     pub fn may_count(&self, model: &Model, now: Timestamp) -> bool {
-        model.schedule.on_fresh_prompts && self.open.is_empty() && self.rested(model, now)
+        let idle = self.open.is_empty() && self.rested(model, now);
+        model.schedule.on_fresh_prompts && idle && self.may_start(model, now)
     }
+}
+
+/// How long a cycle's processes have worked since a time, by its rows.
+fn worked_micros(events: &[CycleEvent], since: Timestamp) -> i64 {
+    let works = |state: CycleState| !state.is_end() && ![CycleState::Requested, CycleState::Failed].contains(&state);
+    let pairs = events.windows(2).filter(|pair| works(pair[0].state) && pair[1].time > since);
+    let between = |pair: &[CycleEvent]| pair[1].time.micros() - pair[0].time.micros().max(since.micros());
+    pairs.map(|pair| between(pair).clamp(0, SILENCE_MICROS)).sum()
 }
 
 /// The decision from what was counted.
 #[must_use]
 pub fn decide(past: &Past, model: &Model, enough_prompts: bool, started: Timestamp, now: Timestamp) -> Option<Trigger> {
-    if !past.open.is_empty() {
+    if !past.open.is_empty() || !past.may_start(model, now) {
         return None;
     }
     if past.due_by_cron(model, started, now) {
@@ -113,7 +146,7 @@ mod tests {
     use super::*;
     use crate::domain::ModelName;
 
-    const DAY: i64 = 24 * 60 * MINUTE_MICROS;
+    const DAY: i64 = DAY_MICROS;
     const NOON: i64 = 1_795_348_800_000_000;
 
     fn model(cron: Option<&str>, fresh: bool) -> Model {
@@ -136,9 +169,10 @@ mod tests {
             model: ModelName::new("m").unwrap(),
             state,
             time: Timestamp::from_micros(at),
+            attempt: 1,
             until: (state == CycleState::Done).then(|| Timestamp::from_micros(at - 5)),
             version: None,
-            detail: String::new(),
+            detail: r#"{"trigger":"cron"}"#.to_owned(),
         }
     }
 
@@ -151,7 +185,7 @@ mod tests {
         assert_eq!(past(&[], NOON).since.micros(), NOON - DAY);
         let done = [event("a", CycleState::Requested, NOON - 90), event("a", CycleState::Done, NOON - 50)];
         assert_eq!(past(&done, NOON).since.micros(), NOON - 55);
-        let failed = [event("a", CycleState::Requested, NOON - 90), event("a", CycleState::Failed, NOON - 50)];
+        let failed = [event("a", CycleState::Requested, NOON - 90), event("a", CycleState::Parked, NOON - 50)];
         assert_eq!(past(&failed, NOON).since.micros(), NOON - DAY);
     }
 
@@ -198,9 +232,46 @@ mod tests {
             decide(&past(events, now), &model, true, Timestamp::EPOCH, Timestamp::from_micros(now))
         };
         assert_eq!(at(NOON, &[]), Some(Trigger::FreshPrompts));
-        assert_eq!(at(NOON, &[event("a", CycleState::Explore, NOON - 9)]), None);
-        let twice = [event("a", CycleState::Failed, NOON - 9), event("b", CycleState::Failed, NOON)];
+        let asked = |cycle: &str| event(cycle, CycleState::Requested, NOON - 10);
+        assert_eq!(at(NOON, &[asked("a"), event("a", CycleState::Explore, NOON - 9)]), None);
+        assert_eq!(at(NOON, &[asked("a"), event("a", CycleState::Failed, NOON - 9)]), None, "it is tried again first");
+        let twice = [event("a", CycleState::Parked, NOON - 9), event("b", CycleState::Parked, NOON)];
         assert_eq!(at(NOON + MINUTE_MICROS, &twice), None);
         assert_eq!(at(NOON + 2 * MINUTE_MICROS, &twice), Some(Trigger::FreshPrompts));
+    }
+
+    #[test]
+    fn nothing_starts_in_quiet_hours_and_a_cron_time_in_them_is_caught_up_with() {
+        let mut model = model(Some("0 12 * * *"), true);
+        model.schedule.quiet_hours = vec!["11:00-13:00".to_owned(), "23:00-01:00".to_owned()];
+        let at = |now: i64| {
+            decide(&past(&[], now), &model, true, Timestamp::from_micros(NOON - 100), Timestamp::from_micros(now))
+        };
+        let hour = 60 * MINUTE_MICROS;
+        assert_eq!(at(NOON - 50), None);
+        assert_eq!(at(NOON + 50), None);
+        assert_eq!(at(NOON + hour), Some(Trigger::Cron));
+        assert_eq!(at(NOON + 11 * hour), None, "across midnight");
+        assert_eq!(at(NOON + 12 * hour + hour / 2), None);
+        assert_eq!(at(NOON + 13 * hour), Some(Trigger::Cron));
+    }
+
+    #[test]
+    fn a_days_budget_counts_the_minutes_in_which_cycles_ran() {
+        let mut model = model(None, true);
+        model.schedule.budget.compute_minutes = Some(20);
+        let minute = |n: i64| NOON + n * MINUTE_MICROS;
+        let run = [
+            event("a", CycleState::Requested, minute(-200)),
+            event("a", CycleState::Explore, minute(-100)),
+            event("a", CycleState::Explore, minute(-92)),
+            // Its process was dead for most of the time until here.
+            event("a", CycleState::Optimize, minute(-30)),
+            event("a", CycleState::Done, minute(-27)),
+        ];
+        assert_eq!(past(&run, NOON).minutes_used, 8 + 10 + 3);
+        let at = |now: i64| decide(&past(&run, now), &model, true, Timestamp::EPOCH, Timestamp::from_micros(now));
+        assert_eq!(at(NOON), None);
+        assert_eq!(at(NOON + DAY), Some(Trigger::FreshPrompts));
     }
 }

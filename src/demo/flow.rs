@@ -211,7 +211,7 @@ pub async fn run(options: &Options, watch: &(dyn Fn(Progress) + Sync)) -> Result
 
     let model: ModelName = MODEL.parse()?;
     let id = cycle::request(&lake, &model, Trigger::Hand).await?;
-    let job = cycle::Job { config: &config, lake: &lake, model: &model, id: &id, truth: Some(&truth), watch };
+    let job = cycle::Job { truth: Some(&truth), watch, ..cycle::Job::new(&config, &lake, &model, &id) };
     let outcome = cycle::run(&job, &Shutdown::new()).await?;
     let (Some(version), Some(report), Some(event_id), Some(location)) =
         (outcome.version, outcome.report, outcome.event_id, outcome.location)

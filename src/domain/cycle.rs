@@ -19,6 +19,8 @@ pub enum CycleState {
     Optimize,
     /// Champion and challenger answer the holdout.
     Evaluate,
+    /// The gate decides on what the evaluation found.
+    Gate,
     /// The version is registered, with the gate's verdict.
     Register,
     /// The event is sent.
@@ -27,24 +29,34 @@ pub enum CycleState {
     Done,
     /// The end: the window had too few prompts.
     Skipped,
-    /// The end: an error, in the row's detail.
+    /// Somebody asked for the end; whoever runs it stops.
+    Cancelling,
+    /// One try ended with an error, in the row's detail; another follows.
     Failed,
+    /// The end: it failed as often as it may, and waits for `pelton cycle retry`.
+    Parked,
+    /// The end: cancelled by hand.
+    Cancelled,
 }
 
 impl CycleState {
     /// All states, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Requested,
         Self::Collect,
         Self::Explore,
         Self::Score,
         Self::Optimize,
         Self::Evaluate,
+        Self::Gate,
         Self::Register,
         Self::Publish,
         Self::Done,
         Self::Skipped,
+        Self::Cancelling,
         Self::Failed,
+        Self::Parked,
+        Self::Cancelled,
     ];
 
     /// The state as the table stores it.
@@ -57,11 +69,15 @@ impl CycleState {
             Self::Score => "score",
             Self::Optimize => "optimize",
             Self::Evaluate => "evaluate",
+            Self::Gate => "gate",
             Self::Register => "register",
             Self::Publish => "publish",
             Self::Done => "done",
             Self::Skipped => "skipped",
+            Self::Cancelling => "cancelling",
             Self::Failed => "failed",
+            Self::Parked => "parked",
+            Self::Cancelled => "cancelled",
         }
     }
 
@@ -71,10 +87,10 @@ impl CycleState {
         Self::ALL.into_iter().find(|s| s.as_str() == text)
     }
 
-    /// Whether nothing follows.
+    /// Whether nothing follows by itself.
     #[must_use]
     pub fn is_end(self) -> bool {
-        matches!(self, Self::Done | Self::Skipped | Self::Failed)
+        matches!(self, Self::Done | Self::Skipped | Self::Parked | Self::Cancelled)
     }
 }
 
@@ -93,6 +109,8 @@ pub enum Trigger {
     FreshPrompts,
     /// A person, by `pelton cycle run`.
     Hand,
+    /// A person, who leaves it to a daemon to run it.
+    Queued,
 }
 
 impl Trigger {
@@ -103,6 +121,7 @@ impl Trigger {
             Self::Cron => "cron",
             Self::FreshPrompts => "fresh_prompts",
             Self::Hand => "hand",
+            Self::Queued => "queued",
         }
     }
 }
@@ -118,6 +137,8 @@ pub struct CycleEvent {
     pub state: CycleState,
     /// When.
     pub time: Timestamp,
+    /// Which try of the cycle this is, from 1: a later one reopens what an earlier one ended.
+    pub attempt: u32,
     /// `$until` of its window, once known: the next cycle's `$since`.
     pub until: Option<Timestamp>,
     /// The version that it registered, once known.

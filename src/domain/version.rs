@@ -14,11 +14,13 @@ pub enum VersionState {
     Promoted,
     /// It was champion and was withdrawn.
     RolledBack,
+    /// It is kept for the record only; its adapter may be gone.
+    Archived,
 }
 
 impl VersionState {
     /// All states.
-    pub const ALL: [Self; 4] = [Self::Registered, Self::Rejected, Self::Promoted, Self::RolledBack];
+    pub const ALL: [Self; 5] = [Self::Registered, Self::Rejected, Self::Promoted, Self::RolledBack, Self::Archived];
 
     /// The state as tables and events name it.
     #[must_use]
@@ -28,6 +30,7 @@ impl VersionState {
             Self::Rejected => "rejected",
             Self::Promoted => "promoted",
             Self::RolledBack => "rolled_back",
+            Self::Archived => "archived",
         }
     }
 

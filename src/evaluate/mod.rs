@@ -11,6 +11,7 @@ mod bootstrap;
 mod gate;
 mod guards;
 mod json;
+pub mod live;
 mod normal;
 pub mod page;
 

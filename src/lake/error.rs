@@ -54,6 +54,19 @@ pub enum Error {
         /// The newest version.
         newest: i64,
     },
+    /// Somebody took over what this process was doing.
+    #[error("`{name}` was taken over by another process (its token is {now}, ours is {held}); nothing was written")]
+    Fenced {
+        /// What was taken over.
+        name: String,
+        /// The token that this process holds.
+        held: i64,
+        /// The token that stands in the table.
+        now: i64,
+    },
+    /// A change of a version is not possible as the versions are now.
+    #[error("{0}")]
+    Refused(String),
     /// A stored value is not one that we write.
     #[error("table `{table}`: column `{column}` holds `{found}`: {right}")]
     Value {
@@ -69,6 +82,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether somebody took over.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        matches!(self, Self::Fenced { .. })
+    }
+
     pub(super) fn table(table: TableName, action: &'static str) -> impl FnOnce(DeltaTableError) -> Self {
         move |source| Self::Table { table, action, source: Box::new(source) }
     }

@@ -128,6 +128,25 @@ pub(super) async fn commit(
     transactions: Vec<Transaction>,
 ) -> std::result::Result<(), DeltaTableError> {
     let properties = quiet().with_application_transactions(transactions).with_max_retries(COMMIT_RETRIES_MAX);
+    commit_with(table, adds, properties).await
+}
+
+/// As [`commit`], as exactly the version after the one that the handle stands at: an error of
+/// [`DeltaTableError::Transaction`] says that another commit may have come first.
+pub(super) async fn commit_exactly(
+    table: &mut DeltaTable,
+    adds: Vec<Add>,
+    transactions: Vec<Transaction>,
+) -> std::result::Result<(), DeltaTableError> {
+    let properties = quiet().with_application_transactions(transactions).with_max_retries(0);
+    commit_with(table, adds, properties).await
+}
+
+async fn commit_with(
+    table: &mut DeltaTable,
+    adds: Vec<Add>,
+    properties: CommitProperties,
+) -> std::result::Result<(), DeltaTableError> {
     let operation = DeltaOperation::StreamingUpdate {
         output_mode: OutputMode::Append,
         query_id: "pelton".to_owned(),

@@ -7,6 +7,8 @@
 mod manifest;
 mod publisher;
 mod registry;
+pub mod transition;
+pub mod webhook;
 
 pub use manifest::Manifest;
 pub use publisher::{PublishError, Publisher, read_events};

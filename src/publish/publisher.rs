@@ -1,9 +1,15 @@
-//! Sends version events to the compacted topic, and reads them back.
+//! Follows the state changes of versions with events on a compacted topic, and reads them back.
+//!
+//! The table is the truth, and the topic itself says how far it was followed: what is later there than the model's last event
+//! is sent, in order. The topic has one transactional id, so that whoever begins to follow ends whatever another had begun (Kafka's
+//! own fencing), and only then reads the topic: so nothing is lost, nothing changes places, and an event is there once, also where
+//! processes die anywhere on the way. Each event and the champion pointer that it moves are one transaction.
 
-use crate::codec::event::{self, EventMessage};
+use super::transition::champion;
+use crate::codec::event::{self, EventMessage, Mode, Pointer};
 use crate::config::Kafka;
-use crate::domain::Version;
-use crate::runtime::{Backoff, Shutdown};
+use crate::domain::{ModelName, Timestamp, Version};
+use crate::runtime::{Backoff, Failpoint, Shutdown, failpoint};
 use crate::telemetry::Event;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -11,10 +17,10 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::util::Timeout;
 use rdkafka::{Offset, TopicPartitionList};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Why an event is not sent or read.
@@ -31,21 +37,23 @@ pub enum PublishError {
         /// The cause.
         source: KafkaError,
     },
-    /// The shutdown came before the broker acknowledged; the event is sent at the next start.
+    /// The shutdown came before the broker acknowledged; what is owed is sent at the next start.
     #[error("the shutdown came before the broker acknowledged the event {id}")]
     Interrupted {
-        /// The event.
+        /// The first event that may not be there.
         id: String,
     },
 }
 
+/// How long one call to the broker may take before it counts as away.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Sends events.
 pub struct Publisher {
-    producer: FutureProducer,
+    kafka: Kafka,
     settings: ClientConfig,
     topic: String,
-    /// The topic was made sure of.
-    topic_known: AtomicBool,
+    mode: Mode,
 }
 
 fn client(kafka: &Kafka) -> ClientConfig {
@@ -56,17 +64,10 @@ fn client(kafka: &Kafka) -> ClientConfig {
 }
 
 impl Publisher {
-    /// A producer for the topic; asks no broker yet. Each message has 10 s before it counts as not sent; idempotence keeps a
-    /// broker's order and drops a retry's duplicates within one producer, and the ids do so beyond it.
-    ///
-    /// # Errors
-    /// [`PublishError::Client`].
-    pub fn new(kafka: &Kafka, topic: &str) -> Result<Self, PublishError> {
-        let settings = client(kafka);
-        let mut producer = settings.clone();
-        producer.set("enable.idempotence", "true").set("acks", "all").set("message.timeout.ms", "10000");
-        let producer = producer.create().map_err(PublishError::Client)?;
-        Ok(Self { producer, settings, topic: topic.to_owned(), topic_known: AtomicBool::new(false) })
+    /// A publisher for the topic; asks no broker yet.
+    #[must_use]
+    pub fn new(kafka: &Kafka, topic: &str, mode: Mode) -> Self {
+        Self { kafka: kafka.clone(), settings: client(kafka), topic: topic.to_owned(), mode }
     }
 
     /// Creates the topic, compacted, with one partition and the broker's replication, where it is missing; warns where it
@@ -107,24 +108,53 @@ impl Publisher {
         }
     }
 
-    /// Sends a version's messages, and returns the event's id when the broker has acknowledged them. A broker that is away is
-    /// waited for.
+    /// Sends what the topic lacks of a model's state changes, which are all of them in the order of time, and gives the ids of
+    /// the events that were sent. A broker that is away is waited for.
     ///
     /// # Errors
     /// [`PublishError::Interrupted`] where the shutdown comes first; [`PublishError::Broker`] where the broker refuses for good.
-    pub async fn publish(&self, version: &Version, source: &str, shutdown: &Shutdown) -> Result<String, PublishError> {
-        let id = event::event_id(version);
-        let interrupted = || PublishError::Interrupted { id: id.clone() };
-        // Before the first message: a producer's message makes brokers create the topic with their own policy.
-        if !self.topic_known.load(Ordering::Relaxed) {
-            self.until_done(shutdown, interrupted, || self.ensure_topic()).await?;
-            self.topic_known.store(true, Ordering::Relaxed);
-        }
-        for message in event::messages(version, source) {
-            self.until_done(shutdown, interrupted, || self.try_send(&message)).await?;
-            Event::EventSent { id: &id, key: &message.key }.emit();
-        }
-        Ok(id)
+    pub async fn follow(
+        &self,
+        model: &ModelName,
+        versions: &[Version],
+        source: &str,
+        shutdown: &Shutdown,
+    ) -> Result<Vec<String>, PublishError> {
+        let Some(newest) = versions.last() else { return Ok(Vec::new()) };
+        let interrupted = || PublishError::Interrupted { id: event::event_id(newest) };
+        let sent = std::sync::Mutex::new(Vec::new());
+        let sent_now = &sent;
+        self.until_done(shutdown, interrupted, || async move {
+            // Before the first message: a producer's message makes brokers create the topic with their own policy.
+            self.ensure_topic().await?;
+            let announced = self.announcements(versions, source);
+            let (kafka, settings, topic) = (self.kafka.clone(), self.settings.clone(), self.topic.clone());
+            let model = model.clone();
+            let tried = move || catch_up(&kafka, &settings, &topic, &model, &announced);
+            let done = tokio::task::spawn_blocking(tried).await.expect("sending does not panic")?;
+            sent_now.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(done);
+            Ok(())
+        })
+        .await?;
+        Ok(sent.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Each state change with its messages.
+    fn announcements(&self, versions: &[Version], source: &str) -> Vec<Announcement> {
+        let serving = |count: usize| champion(&versions[..count]).map(|v| (&v.reference, v.time));
+        let one = |(i, version): (usize, &Version)| {
+            let (before, after) = (serving(i), serving(i + 1));
+            let pointer = match after {
+                _ if before == after => Pointer::Stays,
+                Some(_) if version.state == crate::domain::VersionState::Promoted => Pointer::Here,
+                // A rollback is followed by the promotion of the one before it, which moves the pointer.
+                Some(_) => Pointer::Stays,
+                None => Pointer::Base,
+            };
+            let messages = event::announcement(version, source, pointer, self.mode);
+            Announcement { id: event::event_id(version), time: version.time, messages }
+        };
+        versions.iter().enumerate().map(one).collect()
     }
 
     /// Tries a step until the broker answers; says once that it is away, and once that it is back.
@@ -159,16 +189,59 @@ impl Publisher {
             }
         }
     }
+}
 
-    async fn try_send(&self, message: &EventMessage) -> Result<(), PublishError> {
-        let headers = message
-            .headers
-            .iter()
-            .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(value) }));
-        let record = FutureRecord::to(&self.topic).key(&message.key).payload(&message.payload).headers(headers);
-        let sent = self.producer.send(record, Duration::from_secs(5)).await;
-        sent.map(drop).map_err(|(source, _)| PublishError::Broker { topic: self.topic.clone(), source })
+/// One state change, ready to send.
+struct Announcement {
+    id: String,
+    time: Timestamp,
+    messages: Vec<EventMessage>,
+}
+
+/// Ends what others had begun, reads how far the topic is, and sends the rest. Blocks.
+fn catch_up(
+    kafka: &Kafka,
+    settings: &ClientConfig,
+    topic: &str,
+    model: &ModelName,
+    announced: &[Announcement],
+) -> Result<Vec<String>, PublishError> {
+    let failed = |source| PublishError::Broker { topic: topic.to_owned(), source };
+    let mut settings = settings.clone();
+    settings.set("transactional.id", format!("pelton-{topic}")).set("acks", "all");
+    settings.set("message.timeout.ms", "10000").set("transaction.timeout.ms", "60000");
+    let producer: BaseProducer = settings.create().map_err(PublishError::Client)?;
+    producer.init_transactions(Timeout::After(PATIENCE)).map_err(failed)?;
+    let known = read_events(kafka, topic, PATIENCE)?;
+    let ours = known.iter().filter_map(|message| event::read(message).ok().flatten());
+    let last = ours.filter(|v| v.reference.model == *model).map(|v| v.time).max();
+    let mut sent = Vec::new();
+    for one in announced.iter().filter(|one| last.is_none_or(|last| one.time > last)) {
+        failpoint(Failpoint::BeforeEvent);
+        producer.begin_transaction().map_err(failed)?;
+        for message in &one.messages {
+            send(&producer, topic, message).map_err(failed)?;
+        }
+        producer.flush(Timeout::After(PATIENCE)).map_err(failed)?;
+        failpoint(Failpoint::InEvent);
+        producer.commit_transaction(Timeout::After(PATIENCE)).map_err(failed)?;
+        failpoint(Failpoint::AfterEvent);
+        for message in &one.messages {
+            Event::EventSent { id: &one.id, key: &message.key }.emit();
+        }
+        sent.push(one.id.clone());
     }
+    Ok(sent)
+}
+
+fn send(producer: &BaseProducer, topic: &str, message: &EventMessage) -> Result<(), KafkaError> {
+    let headers = message
+        .headers
+        .iter()
+        .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(value) }));
+    let record = BaseRecord::<String, [u8]>::to(topic).key(&message.key).headers(headers);
+    let record = if message.payload.is_empty() { record } else { record.payload(message.payload.as_slice()) };
+    producer.send(record).map_err(|(error, _)| error)
 }
 
 fn admin_options() -> AdminOptions {
@@ -195,11 +268,12 @@ fn is_away(error: &KafkaError) -> bool {
 fn is_final(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
-        error,
-        KafkaError::MessageProduction(
+        error.rdkafka_error_code(),
+        Some(
             Code::MessageSizeTooLarge
                 | Code::TopicAuthorizationFailed
                 | Code::ClusterAuthorizationFailed
+                | Code::TransactionalIdAuthorizationFailed
                 | Code::InvalidTopic
                 | Code::PolicyViolation
         )
@@ -214,6 +288,8 @@ pub fn read_events(kafka: &Kafka, topic: &str, timeout: Duration) -> Result<Vec<
     let failed = |source| PublishError::Broker { topic: topic.to_owned(), source };
     let mut settings = client(kafka);
     settings.set("group.id", "pelton-event-reader").set("enable.auto.commit", "false");
+    // Markers of transactions are offsets without a message: the end of a partition says when all is read.
+    settings.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
     let consumer: BaseConsumer = settings.create().map_err(PublishError::Client)?;
     let deadline = Instant::now() + timeout;
     let metadata = consumer.fetch_metadata(Some(topic), timeout).map_err(failed)?;
@@ -229,16 +305,20 @@ pub fn read_events(kafka: &Kafka, topic: &str, timeout: Duration) -> Result<Vec<
         }
     }
     consumer.assign(&wanted).map_err(failed)?;
-    let ends: std::collections::BTreeMap<i32, i64> = wanted
-        .elements()
-        .iter()
-        .map(|e| Ok((e.partition(), consumer.fetch_watermarks(topic, e.partition(), timeout).map_err(failed)?.1)))
-        .collect::<Result<_, PublishError>>()?;
     let mut messages = Vec::new();
-    while left > 0 && Instant::now() < deadline {
-        let Some(polled) = consumer.poll(Duration::from_millis(100)) else { continue };
-        let message = polled.map_err(failed)?;
-        left -= usize::from(message.offset() + 1 >= ends[&message.partition()]);
+    while left > 0 {
+        if Instant::now() > deadline {
+            let source = KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut);
+            return Err(PublishError::Broker { topic: topic.to_owned(), source });
+        }
+        let message = match consumer.poll(Duration::from_millis(100)) {
+            None => continue,
+            Some(Err(KafkaError::PartitionEOF(_))) => {
+                left -= 1;
+                continue;
+            }
+            Some(polled) => polled.map_err(failed)?,
+        };
         messages.push(((message.timestamp().to_millis(), message.partition(), message.offset()), read(&message)));
     }
     // A topic that others made may have several partitions, which arrive in any order.

@@ -205,6 +205,18 @@ impl Registry {
         Ok(files)
     }
 
+    /// Takes a version's adapter away; its manifest and report stay. Nothing where it is gone already.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn remove_weights(&self, version: &VersionRef) -> Result<(), Error> {
+        let path = self.folder(version).join("adapter_model.safetensors");
+        match self.store.delete(&path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(Error::Store { what: "delete", path, source }),
+        }
+    }
+
     /// Every object of that name in a version's folder.
     async fn objects(&self, model: Option<&ModelName>, file: &str) -> Result<Vec<(VersionRef, Path)>, Error> {
         let under = model.map_or_else(|| self.root.clone(), |m| self.root.clone().join(m.as_str()));

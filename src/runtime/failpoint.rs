@@ -46,6 +46,13 @@ failpoints! {
     InReplay "in-replay" "A replay committed a part of its rows."
     InExplore "in-explore" "A cycle explored a part of its prompts and kept the responses."
     InOptimize "in-optimize" "A cycle took a part of its optimizer's steps and kept the run."
+    InState "in-state" "A cycle wrote that a step begins; the N-th row of its states."
+    AfterClaim "after-claim" "A cycle has its version's number, and stored nothing under it."
+    AfterFiles "after-files" "A version's folder is complete, and no row says that it is registered."
+    AfterRegister "after-register" "A version's rows are committed, and its cycle does not know."
+    BeforeEvent "before-event" "A state change is in the table, and its event is not begun."
+    InEvent "in-event" "An event's messages are with the broker, and their transaction is open."
+    AfterEvent "after-event" "An event is on the topic, and nobody was told."
 }
 
 impl fmt::Display for Failpoint {

@@ -20,7 +20,8 @@ fn event(state: CycleState, at_ms: i64) -> CycleEvent {
     let until = (state > CycleState::Collect).then(|| Timestamp::from_millis(5));
     let version = (state == CycleState::Done).then_some(VersionNumber::FIRST);
     let detail = "{\"why\":\"a \\\"quoted\\\" word\"}".to_owned();
-    CycleEvent { cycle: cycle(), model: model(), state, time: Timestamp::from_millis(at_ms), until, version, detail }
+    let time = Timestamp::from_millis(at_ms);
+    CycleEvent { cycle: cycle(), model: model(), state, time, attempt: 2, until, version, detail }
 }
 
 fn version(number: u32, state: VersionState) -> Version {

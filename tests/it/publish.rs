@@ -7,7 +7,7 @@ use object_store::aws::AmazonS3Builder;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
-use pelton::codec::event::{self, EventMessage};
+use pelton::codec::event::{self, EventMessage, Mode};
 use pelton::codec::schema;
 use pelton::config::Kafka;
 use pelton::domain::{CycleId, Interval, ModelName, Timestamp, Version, VersionNumber, VersionRef, VersionState};
@@ -193,7 +193,7 @@ fn an_id_is_the_same_at_every_try_and_another_for_another_state() {
         .into_iter()
         .flat_map(|s| [event::event_id(&version(1, s)), event::event_id(&version(2, s))])
         .collect();
-    assert_eq!(ids.len(), 8);
+    assert_eq!(ids.len(), 2 * VersionState::ALL.len());
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn what_is_no_event_is_refused_with_its_field() {
 
 prop_compose! {
     fn any_version()(
-        number in 1u32..u32::MAX, state in 0usize..4, micros in 0i64..4_000_000_000_000_000, parent: Option<bool>,
+        number in 1u32..u32::MAX, state in 0..VersionState::ALL.len(), micros in 0i64..4_000_000_000_000_000, parent: Option<bool>,
         text in ".{0,40}", prompts: u32, rewards in proptest::array::uniform5(-1.0e3f64..1.0e3),
     ) -> Version {
         let [champion_reward, challenger_reward, mean, low, high] = rewards;
@@ -256,30 +256,35 @@ fn kafka(brokers: String) -> Kafka {
     Kafka { brokers, ..Kafka::default() }
 }
 
+const SOURCE: &str = "file:///lake/models/support-sql";
+
+/// State changes of versions, each a second after the one before.
+fn history(changes: &[(u32, VersionState)]) -> Vec<Version> {
+    let at = |i: usize| Timestamp::from_micros(1_795_348_800_000_000 + i64::try_from(i).unwrap() * 1_000_000);
+    changes.iter().enumerate().map(|(i, (n, state))| Version { time: at(i), ..version(*n, *state) }).collect()
+}
+
+async fn follow(kafka: &Kafka, topic: &str, versions: &[Version]) -> Vec<String> {
+    let publisher = Publisher::new(kafka, topic, Mode::Binary);
+    publisher.follow(&model(), versions, SOURCE, &Shutdown::new()).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn events_arrive_with_headers_and_keys_and_a_repetition_has_the_same_ids() {
+async fn events_arrive_with_headers_and_keys_once_however_often_they_are_followed() {
     let broker = MockCluster::new(1).unwrap();
     let kafka = kafka(broker.bootstrap_servers());
     // One partition, as on a broker that has an admin API; by itself this one makes four.
     broker.create_topic(TOPIC, 1, 1).unwrap();
-    let publisher = Publisher::new(&kafka, TOPIC).unwrap();
-    publisher.ensure_topic().await.unwrap();
-    let shutdown = Shutdown::new();
-    let sent = [version(1, VersionState::Registered), version(1, VersionState::Promoted)];
-    for version in sent.iter().chain(&sent) {
-        let id = publisher.publish(version, "file:///lake/models/support-sql", &shutdown).await.unwrap();
-        assert_eq!(id, event::event_id(version));
-    }
+    let all = history(&[(1, VersionState::Registered), (1, VersionState::Promoted), (2, VersionState::Registered)]);
+    let ids: Vec<String> = all.iter().map(event::event_id).collect();
+    assert_eq!(follow(&kafka, TOPIC, &all[..2]).await, ids[..2]);
+    assert_eq!(follow(&kafka, TOPIC, &all[..2]).await, [""; 0]);
+    assert_eq!(follow(&kafka, TOPIC, &all).await, ids[2..], "only what is new");
     let messages = read(&kafka, TOPIC).await;
+    let expected: Vec<EventMessage> = all.iter().flat_map(|v| event::messages(v, SOURCE)).collect();
+    assert_eq!(messages, expected);
     let keys: Vec<&str> = messages.iter().map(|m| m.key.as_str()).collect();
-    let once = ["support-sql/v1", "support-sql/v1", "support-sql"];
-    assert_eq!(keys, once.repeat(2));
-    let expected: Vec<EventMessage> =
-        sent.iter().flat_map(|v| event::messages(v, "file:///lake/models/support-sql")).collect();
-    assert_eq!(messages[..3], expected[..]);
-    assert_eq!(messages[3..], expected[..], "the repetition is the same, byte for byte");
-    let ids: BTreeSet<&str> = messages.iter().map(|m| header(m, "ce_id")).collect();
-    assert_eq!(ids.len(), 2, "a consumer that counts ids sees each state once");
+    assert_eq!(keys, ["support-sql/v1", "support-sql/v1", "support-sql", "support-sql/v2"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,13 +293,11 @@ async fn an_event_waits_for_a_broker_that_is_away() {
     let kafka = kafka(broker.bootstrap_servers());
     broker.create_topic(TOPIC, 1, 1).unwrap();
     broker.broker_down(1).unwrap();
-    let publisher = Arc::new(Publisher::new(&kafka, TOPIC).unwrap());
-    let sending = {
-        let publisher = Arc::clone(&publisher);
-        tokio::spawn(async move {
-            publisher.publish(&version(2, VersionState::Rejected), "s", &Shutdown::new()).await.unwrap()
-        })
-    };
+    let owed = history(&[(2, VersionState::Rejected)]);
+    let sending = tokio::spawn({
+        let (kafka, owed) = (kafka.clone(), owed.clone());
+        async move { follow(&kafka, TOPIC, &owed).await }
+    });
     assert!(
         tokio::time::timeout(Duration::from_millis(500), async {
             while !sending.is_finished() {
@@ -306,37 +309,43 @@ async fn an_event_waits_for_a_broker_that_is_away() {
         "nothing can be sent to a broker that is away"
     );
     broker.broker_up(1).unwrap();
-    let id = tokio::time::timeout(WAIT * 2, sending).await.unwrap().unwrap();
-    let messages = read(&kafka, TOPIC).await;
-    assert_eq!(messages.iter().map(|m| header(m, "ce_id")).collect::<BTreeSet<_>>(), BTreeSet::from([id.as_str()]));
+    let ids = tokio::time::timeout(WAIT * 3, sending).await.unwrap().unwrap();
+    let found: Vec<String> = read(&kafka, TOPIC).await.iter().map(|m| header(m, "ce_id").to_owned()).collect();
+    assert_eq!((found, ids), (vec![event::event_id(&owed[0])], vec![event::event_id(&owed[0])]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_ends_the_wait_and_says_which_event_is_owed() {
     let broker = MockCluster::new(1).unwrap();
-    let kafka = kafka(broker.bootstrap_servers());
+    let settings = kafka(broker.bootstrap_servers());
     broker.broker_down(1).unwrap();
-    let mut settings = kafka;
-    settings.properties.insert("message.timeout.ms".to_owned(), "1000".to_owned());
-    let publisher = Publisher::new(&settings, TOPIC).unwrap();
+    let publisher = Publisher::new(&settings, TOPIC, Mode::Binary);
     let shutdown = Shutdown::new();
     shutdown.cancel();
-    let owed = version(2, VersionState::Rejected);
-    let error = tokio::time::timeout(WAIT * 2, publisher.publish(&owed, "s", &shutdown)).await.unwrap().unwrap_err();
-    assert!(error.to_string().contains(&event::event_id(&owed)), "{error}");
+    let owed = history(&[(2, VersionState::Rejected)]);
+    let following = publisher.follow(&owed[0].reference.model, &owed, SOURCE, &shutdown);
+    let error = tokio::time::timeout(WAIT * 2, following).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains(&event::event_id(&owed[0])), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_real_broker_gets_a_compacted_topic_with_one_partition() {
+async fn a_real_broker_gets_a_compacted_topic_and_many_followers_send_each_event_once_and_in_order() {
     let kafka = kafka(real::brokers().to_owned());
     let topic = real::unique("model-versions");
-    let publisher = Publisher::new(&kafka, &topic).unwrap();
-    let sent = [version(1, VersionState::Registered), version(1, VersionState::Promoted)];
-    for version in &sent {
-        publisher.publish(version, "file:///lake/models/support-sql", &Shutdown::new()).await.unwrap();
-    }
-    let expected: Vec<EventMessage> =
-        sent.iter().flat_map(|v| event::messages(v, "file:///lake/models/support-sql")).collect();
+    let changes: Vec<(u32, VersionState)> =
+        (1..=6).flat_map(|n| [(n, VersionState::Registered), (n, VersionState::Promoted)]).collect();
+    let all = history(&changes);
+    // Each knows another part of the table, as processes that looked at different times do.
+    let followers = (0..4).map(|i| {
+        let (kafka, topic, all) = (kafka.clone(), topic.clone(), all.clone());
+        tokio::spawn(async move {
+            for end in (1..=all.len()).filter(|end| end % 4 == i || *end == all.len()) {
+                follow(&kafka, &topic, &all[..end]).await;
+            }
+        })
+    });
+    futures::future::join_all(followers).await.into_iter().for_each(Result::unwrap);
+    let expected: Vec<EventMessage> = all.iter().flat_map(|v| event::messages(v, SOURCE)).collect();
     assert_eq!(read(&kafka, &topic).await, expected);
 
     let admin: AdminClient<DefaultClientContext> =
@@ -346,8 +355,43 @@ async fn a_real_broker_gets_a_compacted_topic_with_one_partition() {
     assert_eq!(settings.get("cleanup.policy").unwrap().value.as_deref(), Some("compact"));
     let metadata = admin.inner().fetch_metadata(Some(&topic), WAIT).unwrap();
     assert_eq!(metadata.topics()[0].partitions().len(), 1);
-    // A topic that is there is no fault.
-    Publisher::new(&kafka, &topic).unwrap().ensure_topic().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pointer_goes_where_a_rollback_goes_and_away_where_only_the_base_is_left() {
+    use VersionState::{Promoted, RolledBack};
+    let kafka = kafka(real::brokers().to_owned());
+    let topic = real::unique("model-versions");
+    let all = history(&[(1, Promoted), (2, Promoted), (2, RolledBack), (1, Promoted), (1, RolledBack)]);
+    follow(&kafka, &topic, &all).await;
+    let pointer = |m: &&EventMessage| m.key == "support-sql";
+    let messages = read(&kafka, &topic).await;
+    let pointed: Vec<Option<u32>> =
+        messages.iter().filter(pointer).map(|m| event::read(m).unwrap().map(|v| v.reference.number.get())).collect();
+    assert_eq!(pointed, [Some(1), Some(2), Some(1), None]);
+    assert_eq!(messages.len(), all.len() + pointed.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_structured_mode_is_one_json_object_and_reads_back() {
+    let kafka = kafka(real::brokers().to_owned());
+    let topic = real::unique("model-versions");
+    let all = history(&[(1, VersionState::Registered), (1, VersionState::Promoted)]);
+    let publisher = Publisher::new(&kafka, &topic, Mode::Structured);
+    for part in [&all[..1], &all] {
+        assert_eq!(publisher.follow(&model(), part, SOURCE, &Shutdown::new()).await.unwrap().len(), 1);
+    }
+    let messages = read(&kafka, &topic).await;
+    assert_eq!(messages.len(), 3);
+    for message in &messages {
+        let envelope: Value = serde_json::from_slice(&message.payload).unwrap();
+        assert_eq!(
+            (&envelope["specversion"], &envelope["datacontenttype"]),
+            (&json!("1.0"), &json!("application/json"))
+        );
+        assert_eq!(header(message, "content-type"), event::STRUCTURED);
+        assert!(all.contains(&event::read(message).unwrap().unwrap()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,12 +4,16 @@ mod endpoint;
 mod explore;
 mod gate;
 mod optimize;
+mod rollback;
+mod schedule;
 mod score;
 
 pub use endpoint::Endpoint;
 pub use explore::{Explore, Strategy, StrategyKind};
 pub use gate::Gate;
 pub use optimize::{Algorithm, DpoPairs, DpoReference, Optimize};
+pub use rollback::{Rollback, RollbackCheck};
+pub use schedule::{Budget, Schedule, quiet_minutes};
 pub use score::{
     AnswerKind, AnswerScore, FeedbackScore, GroundedScore, JsonSchemaScore, JudgeScore, LengthScore, RefusalScore,
     RegexScore, RepetitionScore, RewardModelScore, Score, Share, Spent, SqlScore,
@@ -56,6 +60,15 @@ pub struct Model {
     /// When a version is promoted.
     #[serde(default)]
     pub gate: Gate,
+    /// Whether a promoted version is watched in the logs and rolled back by itself where it does worse. Default: none, only by
+    /// hand.
+    #[serde(default)]
+    pub rollback: Option<Rollback>,
+    /// How many versions keep their adapters, the newest by number; the champion and the one before it always do. Older ones
+    /// are archived: their rows, manifests and reports stay. Default: none, all.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub keep_versions: Option<usize>,
 }
 
 impl Model {
@@ -66,18 +79,6 @@ impl Model {
     fn default_keep_seconds() -> u32 {
         30
     }
-}
-
-/// When cycles start by themselves; neither given means only by hand.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Schedule {
-    /// A cron expression of five fields, in UTC, such as `0 3 * * *`. Default: none.
-    pub cron: Option<String>,
-    /// Whether a cycle starts as soon as the window has its minimum of fresh prompts. Default: false.
-    pub on_fresh_prompts: bool,
-    /// Minutes between the end of a cycle and the start of the next by fresh prompts. Default: 0.
-    pub pause_minutes: u32,
 }
 
 /// The adapter's shape.

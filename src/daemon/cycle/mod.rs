@@ -1,29 +1,40 @@
-//! One turn of the wheel: collect → explore → score → optimize → evaluate → register → publish.
+//! One turn of the wheel: collect → explore → score → optimize → evaluate → gate → register → publish.
 //!
 //! Each state is a row of the `cycle` table, written when the step begins, with the figures of the step before. A step's
-//! output is durable before the next begins: prompts, candidates and comparisons in their tables, the adapter in
-//! `<lake>/cycles/<id>/`, the version in the registry. A cycle that was killed is run again under the same id: what is
-//! durable is taken as it is, what is not is computed again from the same seed and comes out the same.
+//! output is durable before the next begins: prompts, candidates and comparisons in their tables, the plan, the adapter, the
+//! answers and the verdict in `<lake>/cycles/<id>/`, the version in the registry. A cycle that was killed is run again under
+//! the same id: what is durable is taken as it is, what is not is computed again from the same seed and comes out the same.
+//!
+//! Whoever runs a cycle takes it over first, by a fence ([`crate::lake::Fence`]): a process that ran it before and is not as
+//! dead as it seemed can write no state and register nothing.
 
+mod control;
+pub mod logs;
+mod orders;
 mod release;
+pub mod reproduce;
 mod scorers;
+mod standing;
 mod steps;
 mod workspace;
+
+pub use control::{Running, Stop};
+pub use orders::{cancel, fail, park_if_spent, reopen, standing};
+pub use release::retain;
+pub use standing::Standing;
 
 use crate::config::{Config, Model as ModelConfig, Window};
 use crate::domain::{
     CycleEvent, CycleId, CycleState, EvalReport, ModelName, Prompt, Timestamp, TrainingSet, Trigger, VersionNumber,
     VersionRef, WindowName,
 };
-use crate::lake::Lake;
+use crate::lake::{Fence, Lake};
 use crate::model::{Lora, Model};
-use crate::runtime::{Shutdown, derive_seed, now};
+use crate::runtime::{Failpoint, Shutdown, failpoint, now};
 use crate::telemetry::Event;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 /// How far the step under way is.
 #[derive(Debug, Clone, Copy)]
@@ -54,8 +65,20 @@ pub struct Job<'a> {
     pub id: &'a CycleId,
     /// The truth, where there is one. It never reaches training or the gate.
     pub truth: Option<&'a dyn Truth>,
+    /// The scheduler's fence, where one started it: a cycle of a scheduler that was replaced writes nothing.
+    pub scheduler: Option<Fence>,
     /// Who watches.
     pub watch: &'a (dyn Fn(Progress) + Sync),
+    /// How the process ends where a step does not stop in time, with the status; nothing in a process that has other work.
+    pub exit: Option<fn(u8)>,
+}
+
+impl<'a> Job<'a> {
+    /// A cycle that a person asked for, in a process that has other work too.
+    #[must_use]
+    pub fn new(config: &'a Config, lake: &'a Lake, model: &'a ModelName, id: &'a CycleId) -> Self {
+        Self { config, lake, model, id, truth: None, scheduler: None, watch: &|_| {}, exit: None }
+    }
 }
 
 /// How a cycle ended.
@@ -63,12 +86,14 @@ pub struct Job<'a> {
 pub struct Outcome {
     /// The cycle.
     pub cycle: CycleId,
-    /// [`CycleState::Done`] or [`CycleState::Skipped`].
+    /// [`CycleState::Done`], [`CycleState::Skipped`] or [`CycleState::Cancelled`].
     pub state: CycleState,
     /// Why it was skipped; empty otherwise.
     pub reason: String,
     /// The version, where one was registered.
     pub version: Option<VersionRef>,
+    /// Whether the version became the champion.
+    pub promoted: bool,
     /// What the evaluation found.
     pub report: Option<EvalReport>,
     /// The id of the event that says how the version ended.
@@ -89,7 +114,7 @@ impl Outcome {
             "state": self.state.as_str(),
             "reason": self.reason,
             "version": self.version.as_ref().map(ToString::to_string),
-            "promoted": self.report.as_ref().map(|r| r.verdict.is_promote()),
+            "promoted": self.report.as_ref().map(|_| self.promoted),
             "gain": gain,
             "event_id": self.event_id,
             "location": self.location,
@@ -102,7 +127,7 @@ impl fmt::Display for Outcome {
         let (Some(version), Some(report)) = (&self.version, &self.report) else {
             return write!(f, "{}: {} ({})", self.cycle, self.state, self.reason);
         };
-        let what = if report.verdict.is_promote() { "promoted" } else { "rejected" };
+        let what = if self.promoted { "promoted" } else { "rejected" };
         let gain = crate::evaluate::interval_text(report.reward_gain);
         write!(f, "{version} {what}: gain in reward {gain} on {} holdout prompts", report.prompts)?;
         self.location.iter().try_for_each(|l| write!(f, "\n{l}"))
@@ -120,7 +145,8 @@ pub async fn request(lake: &Lake, model: &ModelName, trigger: Trigger) -> Result
     let id = CycleId::new(format!("{:.40}-{stamp}-{}", model.as_str(), &tail[..6]))?;
     let detail = json!({"trigger": trigger.as_str(), "host": host(), "pid": std::process::id()}).to_string();
     let state = CycleState::Requested;
-    let event = CycleEvent { cycle: id.clone(), model: model.clone(), state, time, until: None, version: None, detail };
+    let (cycle, model) = (id.clone(), model.clone());
+    let event = CycleEvent { cycle, model, state, time, attempt: 1, until: None, version: None, detail };
     lake.append_cycle(&event).await?;
     Ok(id)
 }
@@ -131,22 +157,47 @@ pub fn host() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
+/// The name of the fence of a cycle's run.
+pub(super) fn run_fence(cycle: &CycleId) -> String {
+    format!("cycle/{cycle}")
+}
+
 /// Runs a cycle to its end, whatever that is; an error is written to the table too.
 ///
 /// # Errors
-/// What stopped it.
+/// What stopped it; a [`Stop`] where it was told to.
 pub async fn run(job: &Job<'_>, shutdown: &Shutdown) -> Result<Outcome> {
-    let mut log = StateLog { job, until: None, version: None };
-    match turn(job, &mut log, shutdown).await {
+    let standing = orders::standing(job.lake, job.id).await?;
+    let mine = job.lake.raise_fence(&run_fence(job.id)).await?;
+    let fences: Vec<Fence> = std::iter::once(mine).chain(job.scheduler.clone()).collect();
+    let attempt = standing.next_attempt();
+    let control = control::Control::start(job, attempt, &fences, shutdown);
+    let log = StateLog { job, fences, attempt, until: None, version: standing.version };
+    let ended = conclude(job, &control, log).await;
+    control.end().await;
+    ended
+}
+
+async fn conclude(job: &Job<'_>, control: &control::Control, mut log: StateLog<'_>) -> Result<Outcome> {
+    let error = match turn(job, control, &mut log).await {
         Ok(outcome) => {
             log.enter(outcome.state, outcome.to_json()).await?;
             let detail = outcome.to_string();
             Event::CycleEnded { cycle: job.id.as_str(), state: outcome.state.as_str(), detail: &detail }.emit();
+            return Ok(outcome);
+        }
+        Err(error) => error,
+    };
+    let fenced = error.downcast_ref::<crate::lake::Error>().is_some_and(crate::lake::Error::is_fenced);
+    match control.stopped().or(fenced.then_some(Stop::Overtaken)) {
+        // A shutdown leaves the cycle open: it goes on under the same id.
+        Some(stop @ (Stop::Shutdown | Stop::Overtaken)) => Err(error.context(stop)),
+        Some(Stop::Cancelled) => {
+            let outcome = ended_early(job, CycleState::Cancelled, "cancelled".to_owned());
+            log.enter(outcome.state, outcome.to_json()).await?;
             Ok(outcome)
         }
-        // A shutdown leaves the cycle open: it goes on under the same id.
-        Err(error) if shutdown.is_cancelled() => Err(error.context("interrupted; run it again with --id to go on")),
-        Err(error) => {
+        None => {
             let detail = format!("{error:#}");
             Event::CycleEnded { cycle: job.id.as_str(), state: "failed", detail: &detail }.emit();
             log.enter(CycleState::Failed, json!({ "error": detail })).await?;
@@ -158,6 +209,8 @@ pub async fn run(job: &Job<'_>, shutdown: &Shutdown) -> Result<Outcome> {
 /// Writes the states of one cycle.
 struct StateLog<'a> {
     job: &'a Job<'a>,
+    fences: Vec<Fence>,
+    attempt: u32,
     until: Option<Timestamp>,
     version: Option<VersionNumber>,
 }
@@ -167,8 +220,11 @@ impl StateLog<'_> {
         let detail = detail.to_string();
         Event::CycleStep { cycle: self.job.id.as_str(), state: state.as_str(), detail: &detail }.emit();
         let (cycle, model) = (self.job.id.clone(), self.job.model.clone());
-        let event = CycleEvent { cycle, model, state, time: now(), until: self.until, version: self.version, detail };
-        Ok(self.job.lake.append_cycle(&event).await?)
+        let (until, version, attempt) = (self.until, self.version, self.attempt);
+        let event = CycleEvent { cycle, model, state, time: now(), attempt, until, version, detail };
+        self.job.lake.append_cycle_fenced(&event, &self.fences).await?;
+        failpoint(Failpoint::InState);
+        Ok(())
     }
 }
 
@@ -181,69 +237,66 @@ struct Turn<'a> {
     base: Model,
     scorers: scorers::Scorers,
     champion: Option<(VersionRef, Lora)>,
+    plan: workspace::Plan,
     seed: u64,
-    cancelled: AtomicBool,
+    control: &'a control::Control,
 }
 
-async fn turn(job: &Job<'_>, log: &mut StateLog<'_>, shutdown: &Shutdown) -> Result<Outcome> {
-    let turn = prepare(job).await?;
-    let watching = watch_shutdown(shutdown, &turn.cancelled);
-    tokio::pin!(watching);
-    tokio::select! {
-        outcome = all_steps(&turn, log) => outcome,
-        never = &mut watching => never,
+impl Turn<'_> {
+    /// Says how far a step is, to whoever watches and to the table.
+    fn report(&self, step: &'static str, done: usize, total: usize) {
+        let progress = Progress { step, done, total };
+        self.control.note(progress);
+        (self.job.watch)(progress);
     }
 }
 
-/// Sets the flag that the steps look at when the shutdown comes; never ends by itself, so that a step ends in order.
-async fn watch_shutdown(shutdown: &Shutdown, cancelled: &AtomicBool) -> Result<Outcome> {
-    shutdown.cancelled().await;
-    cancelled.store(true, Ordering::Relaxed);
-    tokio::time::sleep(Duration::from_secs(30)).await;
-    bail!("the step under way did not end within 30 s")
+async fn turn(job: &Job<'_>, control: &control::Control, log: &mut StateLog<'_>) -> Result<Outcome> {
+    let turn = prepare(job, control).await?;
+    all_steps(&turn, log).await
 }
 
-async fn prepare<'a>(job: &'a Job<'a>) -> Result<Turn<'a>> {
+async fn prepare<'a>(job: &'a Job<'a>, control: &'a control::Control) -> Result<Turn<'a>> {
     let settings = job.config.models.get(job.model).with_context(|| format!("there is no model `{}`", job.model))?;
     let (window_name, window) = job.config.window_of(settings).context("the model's window is gone")?;
     let folder = job.config.resolve(&settings.base);
     let base = tokio::task::block_in_place(|| Model::load(&folder, &candle_core::Device::Cpu))
         .with_context(|| format!("models.{}.base", job.model))?;
-    let champion = release::champion(job, &base).await?;
-    let turns = job.lake.versions(job.model).await?.iter().map(|v| v.reference.number).max();
-    let seed = derive_seed(settings.seed, "cycle", &[u64::from(turns.map_or(0, VersionNumber::get))]);
-    let scorers = scorers::open(job, settings, seed).await?;
-    let cancelled = AtomicBool::new(false);
-    Ok(Turn { job, settings, window_name, window, base, scorers, champion, seed, cancelled })
+    let plan = workspace::plan(job, settings, &base).await?;
+    let champion = release::champion(job, &base, plan.champion.as_deref()).await?;
+    let seed = plan.seed;
+    let scorers = scorers::open(job, settings, seed, &plan.tables).await?;
+    Ok(Turn { job, settings, window_name, window, base, scorers, champion, plan, seed, control })
 }
 
 async fn all_steps(turn: &Turn<'_>, log: &mut StateLog<'_>) -> Result<Outcome> {
-    log.enter(CycleState::Collect, json!({ "seed": turn.seed })).await?;
+    log.enter(CycleState::Collect, json!({ "seed": turn.seed, "champion": turn.plan.champion })).await?;
     let set = steps::collect(turn).await?;
     if let Err(reason) = crate::window::enough(&set, turn.window) {
-        return Ok(skipped(turn, reason.to_string()));
+        return Ok(ended_early(turn.job, CycleState::Skipped, reason.to_string()));
     }
     if set.train.is_empty() || set.holdout.is_empty() {
-        return Ok(skipped(turn, "one side of the split is empty".to_owned()));
+        return Ok(ended_early(turn.job, CycleState::Skipped, "one side of the split is empty".to_owned()));
     }
     log.until = Some(set.until);
-    let (tuned, candidates) = tune(turn, log, &set).await?;
+    let (tuned, candidates) = tune(turn, Some(log), &set).await?;
     log.enter(CycleState::Evaluate, tuned.figures()).await?;
-    let compared = steps::compare(turn, &set, &tuned.adapter)?;
-    let watched = tuned.watched(&compared);
-    let seed = derive_seed(turn.seed, "gate", &[]);
-    let comparisons = compared.comparisons;
-    let report = crate::evaluate::evaluate_watched(&comparisons, &watched, &turn.settings.gate, seed);
+    let compared = workspace::compared(turn, || steps::compare(turn, &set, &tuned.adapter)).await?;
+    log.enter(CycleState::Gate, json!({"compared": compared.comparisons.len(), "kl_to_base": compared.kl})).await?;
+    let report = workspace::verdict(turn, || steps::judge(turn, &tuned, &compared)).await?;
     log.enter(CycleState::Register, crate::evaluate::report_to_json(&report, &turn.settings.gate)).await?;
-    let released = release::register(turn, &set, &tuned, &comparisons, &report).await?;
+    let comparisons = &compared.comparisons;
+    let released = release::register(turn, &log.fences, &set, &tuned, comparisons, &report).await?;
     log.version = Some(released.version.number);
-    log.enter(CycleState::Publish, json!({"version": released.version.to_string()})).await?;
+    let said = json!({"version": released.version.to_string(), "state": released.state.as_str()});
+    log.enter(CycleState::Publish, said).await?;
     let event_id = release::announce(turn, &released).await?;
     Ok(Outcome {
         cycle: turn.job.id.clone(),
         state: CycleState::Done,
-        reason: String::new(),
+        reason: released.reason,
         version: Some(released.version),
+        promoted: released.state == crate::domain::VersionState::Promoted,
         report: Some(report),
         event_id: Some(event_id),
         candidates,
@@ -252,7 +305,9 @@ async fn all_steps(turn: &Turn<'_>, log: &mut StateLog<'_>) -> Result<Outcome> {
 }
 
 /// Explore, score and optimize, as many rounds as are configured; a finished round is not run again.
-async fn tune(turn: &Turn<'_>, log: &StateLog<'_>, set: &TrainingSet) -> Result<(steps::Tuned, usize)> {
+///
+/// Without a log nothing is written but the workspace.
+async fn tune(turn: &Turn<'_>, log: Option<&StateLog<'_>>, set: &TrainingSet) -> Result<(steps::Tuned, usize)> {
     let rounds = turn.settings.optimize.rounds;
     let per_round = set.train.len() * turn.settings.explore.samples as usize;
     let mut tuned = workspace::latest_round(turn, rounds).await?;
@@ -263,13 +318,15 @@ async fn tune(turn: &Turn<'_>, log: &StateLog<'_>, set: &TrainingSet) -> Result<
     }
     for round in first..=rounds {
         let start = tuned.as_ref().map(|t| &t.adapter).or(turn.champion.as_ref().map(|(_, adapter)| adapter));
-        log.enter(CycleState::Explore, json!({"round": round, "prompts": set.train.len()})).await?;
+        enter(log, CycleState::Explore, json!({"round": round, "prompts": set.train.len()})).await?;
         let mut explored = steps::explore(turn, set, round, start, &past)?;
-        log.enter(CycleState::Score, json!({"round": round, "candidates": explored.candidates.len()})).await?;
+        enter(log, CycleState::Score, json!({"round": round, "candidates": explored.candidates.len()})).await?;
         let figures = steps::score(turn, set, &mut explored)?;
         let step = format!("score-{round}");
-        turn.job.lake.append_candidates(turn.job.id, &step, &explored.candidates, now()).await?;
-        log.enter(CycleState::Optimize, figures).await?;
+        if log.is_some() {
+            turn.job.lake.append_candidates(turn.job.id, &step, &explored.candidates, now()).await?;
+        }
+        enter(log, CycleState::Optimize, figures).await?;
         let mut next = steps::optimize(turn, &explored, round, start)?;
         next.follow(tuned.as_ref());
         workspace::save(turn, &next).await?;
@@ -279,12 +336,20 @@ async fn tune(turn: &Turn<'_>, log: &StateLog<'_>, set: &TrainingSet) -> Result<
     Ok((tuned, per_round * rounds as usize))
 }
 
-fn skipped(turn: &Turn<'_>, reason: String) -> Outcome {
+async fn enter(log: Option<&StateLog<'_>>, state: CycleState, detail: Value) -> Result<()> {
+    match log {
+        Some(log) => log.enter(state, detail).await,
+        None => Ok(()),
+    }
+}
+
+fn ended_early(job: &Job<'_>, state: CycleState, reason: String) -> Outcome {
     Outcome {
-        cycle: turn.job.id.clone(),
-        state: CycleState::Skipped,
+        cycle: job.id.clone(),
+        state,
         reason,
         version: None,
+        promoted: false,
         report: None,
         event_id: None,
         candidates: 0,

@@ -2,26 +2,33 @@
 
 use super::steps::Tuned;
 use super::{Job, Turn, workspace};
-use crate::domain::{Comparison, EvalReport, Timestamp, TrainingSet, Verdict, Version, VersionRef, VersionState};
+use crate::config::Config;
+use crate::domain::{Comparison, EvalReport, ModelName, TrainingSet, Verdict, Version, VersionRef, VersionState};
 use crate::evaluate::{self, page};
+use crate::lake::{Fence, Lake};
 use crate::model::{ADAPTER_WEIGHTS, Lora, Model};
-use crate::publish::{Manifest, Publisher, Registry};
-use crate::runtime::{Shutdown, now};
+use crate::publish::{Manifest, Registry, transition};
+use crate::runtime::{Failpoint, Shutdown, failpoint, now};
 use crate::telemetry::Event;
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// A version in its final state.
+/// A version, and what the gate made of it.
 pub(super) struct Released {
     pub(super) version: VersionRef,
+    pub(super) state: VersionState,
+    pub(super) reason: String,
     pub(super) location: String,
 }
 
-/// The version that serves now, with its adapter; nothing where the base does.
-pub(super) async fn champion(job: &Job<'_>, base: &Model) -> Result<Option<(VersionRef, Lora)>> {
+/// A version with its adapter, by its name; nothing where the base serves.
+pub(super) async fn champion(job: &Job<'_>, base: &Model, name: Option<&str>) -> Result<Option<(VersionRef, Lora)>> {
+    let Some(name) = name else { return Ok(None) };
+    let reference: VersionRef = name.parse()?;
     let versions = job.lake.versions(job.model).await?;
-    let Some(version) = crate::daemon::champion_of(&versions) else { return Ok(None) };
+    let version = versions.iter().rfind(|v| v.reference == reference);
+    let version = version.with_context(|| format!("the champion {reference} has no row in model_version"))?;
     if version.base_hash != base.content_hash() {
         bail!(
             "the champion {} was tuned from a base with the hash {:.12}…, and {} has {:.12}…; \
@@ -41,6 +48,7 @@ pub(super) async fn champion(job: &Job<'_>, base: &Model) -> Result<Option<(Vers
 /// Stores the version's folder, then writes that it is registered, then what the gate says of it.
 pub(super) async fn register(
     turn: &Turn<'_>,
+    fences: &[Fence],
     set: &TrainingSet,
     tuned: &Tuned,
     comparisons: &[Comparison],
@@ -48,16 +56,19 @@ pub(super) async fn register(
 ) -> Result<Released> {
     let (store, lake) = crate::daemon::store_of(turn.job.lake);
     let registry = Registry::new(store, &lake);
+    turn.job.lake.check_fences(fences).await?;
     let reference = registry.claim(turn.job.model, turn.job.id.as_str()).await?;
+    failpoint(Failpoint::AfterClaim);
     let mut files = workspace::adapter_files(turn, &tuned.adapter)?;
     files.push(("report.html".to_owned(), report_page(turn, set, tuned, comparisons, report, &reference).into_bytes()));
     let manifest = registry.store(&reference, files, manifest(turn, set, report, &reference)).await?;
+    failpoint(Failpoint::AfterFiles);
     let location = location(turn.job, &reference)?;
     turn.job.lake.append_evaluation(turn.job.id, &reference, comparisons, now()).await?;
-    let mut version = Version {
+    let version = Version {
         reference: reference.clone(),
         state: VersionState::Registered,
-        time: version_time(turn).await?,
+        time: now(),
         cycle: turn.job.id.clone(),
         parent: turn.champion.as_ref().map(|(v, _)| v.clone()),
         base_hash: turn.base.content_hash().to_owned(),
@@ -69,50 +80,58 @@ pub(super) async fn register(
         gain: report.reward_gain,
         reason: "the adapter is stored".to_owned(),
     };
-    let known: Vec<VersionState> = states(turn, &reference).await?;
-    if !known.contains(&VersionState::Registered) {
-        turn.job.lake.append_version(&version).await?;
-    }
-    (version.state, version.reason) = match &report.verdict {
+    let (state, reason) = match &report.verdict {
         Verdict::Promote => (VersionState::Promoted, "the gate's conditions hold".to_owned()),
         Verdict::Reject(conditions) => (VersionState::Rejected, conditions.join("; ")),
     };
-    if !known.contains(&version.state) {
-        version.time = version_time(turn).await?;
-        turn.job.lake.append_version(&version).await?;
-        if version.state == VersionState::Promoted {
-            Event::VersionPromoted { version: &reference.to_string(), gain: report.reward_gain.mean }.emit();
+    let compared = turn.champion.as_ref().map(|(v, _)| v.clone());
+    let decide = |known: &[Version]| Ok(transition::released(known, &version, (state, &reason), compared.as_ref()));
+    let changes = turn.job.lake.change_versions(turn.job.model, fences, decide).await?;
+    failpoint(Failpoint::AfterRegister);
+    if changes.iter().any(|v| v.state == VersionState::Promoted) {
+        Event::VersionPromoted { version: &reference.to_string(), gain: report.reward_gain.mean }.emit();
+    }
+    // A cycle that goes on after its registration finds what it said then, whatever became of the version since.
+    let own = turn.job.lake.versions(turn.job.model).await?;
+    let mut said = own.iter().filter(|v| v.reference == reference);
+    let second = said.nth(1).context("the registered version has no verdict")?;
+    Ok(Released { version: reference, state: second.state, reason: second.reason.clone(), location })
+}
+
+/// Sends what the topic lacks of the model's events, and gives the id of this version's verdict.
+pub(super) async fn announce(turn: &Turn<'_>, released: &Released) -> Result<String> {
+    crate::daemon::outbox::announce(turn.job.config, turn.job.lake, turn.job.model, &Shutdown::new()).await?;
+    retain(turn.job.config, turn.job.lake, turn.job.model).await?;
+    let versions = turn.job.lake.versions(turn.job.model).await?;
+    let verdict = versions.iter().filter(|v| v.reference == released.version).nth(1);
+    Ok(crate::codec::event::event_id(verdict.context("the registered version has no verdict")?))
+}
+
+/// Archives the versions beyond `keep_versions`, and takes their adapters away; rows, manifests and reports stay. The champion
+/// and the one that a rollback returns to are kept.
+///
+/// # Errors
+/// Where the store is away.
+pub async fn retain(config: &Config, lake: &Lake, model: &ModelName) -> Result<Vec<VersionRef>> {
+    let Some(keep) = config.models.get(model).and_then(|m| m.keep_versions) else { return Ok(Vec::new()) };
+    let reason = format!("beyond the newest {keep} versions");
+    let decide = |known: &[Version]| {
+        let old = transition::beyond(known, keep);
+        let archived = old.iter().map(|v| transition::archive(known, v, &reason, now()));
+        let all: Result<Vec<_>, _> = archived.collect();
+        Ok(all.map_err(|e| e.to_string())?.into_iter().flatten().collect())
+    };
+    let changed: Vec<VersionRef> =
+        lake.change_versions(model, &[], decide).await?.into_iter().map(|v| v.reference).collect();
+    let (store, root) = crate::daemon::store_of(lake);
+    let registry = Registry::new(store, &root);
+    // All that are archived for their age: a process may have died between the row and the files.
+    for version in lake.versions(model).await? {
+        if version.state == VersionState::Archived && version.reason.starts_with("beyond the newest") {
+            registry.remove_weights(&version.reference).await?;
         }
     }
-    Ok(Released { version: reference, location })
-}
-
-/// The present, or just after the model's last state change where the clock has gone back: the champion is the version that
-/// was promoted last.
-async fn version_time(turn: &Turn<'_>) -> Result<Timestamp> {
-    let last = turn.job.lake.versions(turn.job.model).await?.last().map(|v| v.time.micros());
-    Ok(last.map_or_else(now, |last| now().max(Timestamp::from_micros(last + 1))))
-}
-
-/// The states that a version has come to; a resumed cycle does not write one twice.
-async fn states(turn: &Turn<'_>, version: &VersionRef) -> Result<Vec<VersionState>> {
-    let all = turn.job.lake.versions(turn.job.model).await?;
-    Ok(all.iter().filter(|v| v.reference == *version).map(|v| v.state).collect())
-}
-
-/// Sends the events of the version's states, and gives the last one's id. What is sent is what the table holds, so that a
-/// repetition has the same ids.
-pub(super) async fn announce(turn: &Turn<'_>, released: &Released) -> Result<String> {
-    let config = turn.job.config;
-    let publisher = Publisher::new(&config.kafka, &config.publish.topic)?;
-    let shutdown = Shutdown::new();
-    let versions = turn.job.lake.versions(turn.job.model).await?;
-    let mut last = None;
-    for version in versions.iter().filter(|v| v.reference == released.version) {
-        let source = format!("{}models/{}", turn.job.lake.url(), turn.job.model);
-        last = Some(publisher.publish(version, &source, &shutdown).await?);
-    }
-    last.context("the registered version has no row")
+    Ok(changed)
 }
 
 fn location(job: &Job<'_>, version: &VersionRef) -> Result<String> {
@@ -142,6 +161,8 @@ fn manifest(turn: &Turn<'_>, set: &TrainingSet, report: &EvalReport, version: &V
             "until": set.until.to_string(),
             "train": set.train.len(),
             "holdout": set.holdout.len(),
+            "settings": turn.window,
+            "tables": turn.plan.tables,
         }),
         seeds: BTreeMap::from([("model".to_owned(), turn.settings.seed), ("cycle".to_owned(), turn.seed)]),
         config_hash: turn.job.config.hash.clone(),

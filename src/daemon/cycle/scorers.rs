@@ -29,11 +29,16 @@ pub(super) struct Scorers {
     pub(super) calibration: Option<Calibration>,
 }
 
-pub(super) async fn open(job: &Job<'_>, settings: &Model, seed: u64) -> Result<Scorers> {
+pub(super) async fn open(
+    job: &Job<'_>,
+    settings: &Model,
+    seed: u64,
+    tables: &BTreeMap<String, i64>,
+) -> Result<Scorers> {
     let gate = settings.gate.score.as_ref();
     let wants = |score: &Score| score.calibrate || score.feedback.is_some();
     let wanted = wants(&settings.score) || gate.is_some_and(wants);
-    let rated = if wanted { rated(job).await.context("feedback")? } else { Vec::new() };
+    let rated = if wanted { rated(job, tables).await.context("feedback")? } else { Vec::new() };
     let resolve = |path: &str| job.config.resolve(path);
     let section = |part: &str| format!("models.{}.{part}", job.model);
     block_in_place(|| {
@@ -65,7 +70,7 @@ fn fit(training: &Composition, rated: &[Rated], seed: u64) -> Result<Calibration
 }
 
 /// Logged answers that users rated: thumbs as 1 and 0, together with scores.
-async fn rated(job: &Job<'_>) -> Result<Vec<Rated>> {
+async fn rated(job: &Job<'_>, tables: &BTreeMap<String, i64>) -> Result<Vec<Rated>> {
     let sql = format!(
         "SELECT messages, completion,
                 CAST((coalesce(thumbs_up, 0) + coalesce(score_mean, 0)) /
@@ -76,7 +81,7 @@ async fn rated(job: &Job<'_>) -> Result<Vec<Rated>> {
            AND (coalesce(thumbs_up, 0) + coalesce(thumbs_down, 0) > 0 OR score_mean IS NOT NULL)
          ORDER BY request_time DESC, request_id LIMIT {RATED_MAX}"
     );
-    let session = Session::new(crate::daemon::tables(job.lake, None).await?, Limits::default())?;
+    let session = Session::new(crate::daemon::tables_at(job.lake, tables).await?, Limits::default())?;
     let mut rated = Vec::new();
     for batch in session.query(&sql).await?.collect().await? {
         let text = |name: &str| -> Result<Vec<Option<String>>> {

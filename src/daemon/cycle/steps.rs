@@ -1,9 +1,11 @@
 //! The steps that compute: values in, values out; what is durable is for the caller to write.
 
-use super::{Progress, Turn, workspace};
+use super::{Turn, workspace};
 use crate::config::StrategyKind;
-use crate::domain::{Answer, Candidate, ChatMessage, Comparison, Prompt, PromptHash, Timestamp, TrainingSet};
-use crate::evaluate::Watched;
+use crate::domain::{
+    Answer, Candidate, ChatMessage, Comparison, EvalReport, Prompt, PromptHash, Timestamp, TrainingSet,
+};
+use crate::evaluate::{Watched, evaluate_watched};
 use crate::lake::TableName;
 use crate::model::{Lora, PromptGroup};
 use crate::runtime::{derive_seed, memory_available_bytes, now};
@@ -64,18 +66,19 @@ pub(super) async fn collect(turn: &Turn<'_>) -> Result<TrainingSet> {
     if let Some(set) = lake.training_set(turn.job.id).await? {
         return Ok(set);
     }
-    let until = now();
+    // The plan's time and table, so that a killed cycle collects the same rows.
+    let until = turn.plan.until();
     let past = Past::of(&lake.cycle_events(Some(turn.job.model)).await?, turn.window, until);
     let set = choose(turn, past.since, until).await?;
     lake.append_training_window(turn.job.id, &set, now()).await?;
     Ok(set)
 }
 
-async fn choose(turn: &Turn<'_>, since: Timestamp, until: Timestamp) -> Result<TrainingSet> {
+pub(super) async fn choose(turn: &Turn<'_>, since: Timestamp, until: Timestamp) -> Result<TrainingSet> {
     let request = window::Request {
         name: turn.window_name,
         window: turn.window,
-        table_version: turn.job.lake.version(TableName::InferenceLog).await?,
+        table_version: turn.plan.version_of(TableName::InferenceLog),
         since,
         until,
     };
@@ -102,9 +105,9 @@ pub(super) fn explore(
 ) -> Result<Explored> {
     let options = &turn.settings.explore;
     let seed = derive_seed(turn.seed, "explore", &[u64::from(round)]);
-    let report = |p: tao::Progress| (turn.job.watch)(Progress { step: "explore", done: p.done, total: p.total });
+    let report = |p: tao::Progress| turn.report("explore", p.done, p.total);
     let progress = workspace::Progress::of(turn, round);
-    let watch = Watch::new(&report, &turn.cancelled).keeping(&progress);
+    let watch = Watch::new(&report, turn.control.flag()).keeping(&progress);
     let champion = turn.champion.as_ref().map(|(_, adapter)| adapter);
     let policies = Policies { model: &turn.base, adapter: start, champion, past };
     let mut explored = block_in_place(|| tao::explore::explore_by(policies, &set.train, options, seed, &watch))?;
@@ -127,7 +130,8 @@ pub(super) async fn past_answers(turn: &Turn<'_>) -> Result<Vec<PastAnswer>> {
     };
     let lake = turn.job.lake;
     let events = lake.cycle_events(Some(turn.job.model)).await?;
-    let ended = events.iter().rev().filter(|e| e.state == crate::domain::CycleState::Done);
+    let until = turn.plan.until();
+    let ended = events.iter().rev().filter(|e| e.state == crate::domain::CycleState::Done && e.time <= until);
     let mut best: BTreeMap<PromptHash, PastAnswer> = BTreeMap::new();
     for event in ended.take(PAST_CYCLES) {
         let Some(set) = lake.training_set(&event.cycle).await? else { continue };
@@ -147,8 +151,8 @@ pub(super) async fn past_answers(turn: &Turn<'_>) -> Result<Vec<PastAnswer>> {
 pub(super) fn score(turn: &Turn<'_>, set: &TrainingSet, explored: &mut Explored) -> Result<Value> {
     let messages: HashMap<PromptHash, Vec<ChatMessage>> =
         set.train.iter().map(|p| (p.hash, p.messages.clone())).collect();
-    let report = |p: tao::Progress| (turn.job.watch)(Progress { step: "score", done: p.done, total: p.total });
-    let watch = Watch::new(&report, &turn.cancelled);
+    let report = |p: tao::Progress| turn.report("score", p.done, p.total);
+    let watch = Watch::new(&report, turn.control.flag());
     let summary = block_in_place(|| turn.scorers.training.score(&messages, &mut explored.candidates, &watch))?;
     Ok(json!({
         "candidates": summary.candidates,
@@ -170,9 +174,9 @@ pub(super) fn optimize(turn: &Turn<'_>, explored: &Explored, round: u32, start: 
     let candidates: &[Candidate] = &explored.candidates;
     let task = tao::optimize::Task { model: &turn.base, start, prompts: &explored.prompt_tokens, candidates };
     let seed = derive_seed(turn.seed, "optimize", &[u64::from(round)]);
-    let report = |p: tao::Progress| (turn.job.watch)(Progress { step: "optimize", done: p.done, total: p.total });
+    let report = |p: tao::Progress| turn.report("optimize", p.done, p.total);
     let progress = workspace::Progress::of(turn, round);
-    let watch = Watch::new(&report, &turn.cancelled).keeping(&progress);
+    let watch = Watch::new(&report, turn.control.flag()).keeping(&progress);
     let (lora, options) = (&turn.settings.lora, &turn.settings.optimize);
     let trained = block_in_place(|| tao::optimize::optimize(&task, lora, options, seed, &watch))?;
     #[expect(clippy::cast_precision_loss, reason = "candidates are counted in thousands")]
@@ -205,11 +209,11 @@ pub(super) fn compare(turn: &Turn<'_>, set: &TrainingSet, challenger: &Lora) -> 
     let fitting = |p: &&Prompt| encoded.tokens.contains_key(&p.hash);
     let prompts: Vec<Prompt> = set.holdout.iter().filter(fitting).cloned().collect();
     let prompts = prompts.as_slice();
-    (turn.job.watch)(Progress { step: "evaluate", done: 0, total: 2 * prompts.len() });
+    turn.report("evaluate", 0, 2 * prompts.len());
     let before = texts(turn, prompts, champion)?;
-    (turn.job.watch)(Progress { step: "evaluate", done: prompts.len(), total: 2 * prompts.len() });
+    turn.report("evaluate", prompts.len(), 2 * prompts.len());
     let after = texts(turn, prompts, Some(challenger))?;
-    (turn.job.watch)(Progress { step: "evaluate", done: 2 * prompts.len(), total: 2 * prompts.len() });
+    turn.report("evaluate", 2 * prompts.len(), 2 * prompts.len());
     let scorers = &turn.scorers;
     let gate = scorers.held_out.as_ref().unwrap_or(&scorers.training);
     let judged = both(turn, gate, prompts, &before, &after)?;
@@ -236,6 +240,12 @@ pub(super) fn compare(turn: &Turn<'_>, set: &TrainingSet, challenger: &Lora) -> 
     Ok(compared)
 }
 
+/// What the gate says of the comparisons: pure but for the seed.
+pub(super) fn judge(turn: &Turn<'_>, tuned: &Tuned, compared: &Compared) -> EvalReport {
+    let seed = derive_seed(turn.seed, "gate", &[]);
+    evaluate_watched(&compared.comparisons, &tuned.watched(compared), &turn.settings.gate, seed)
+}
+
 fn texts(turn: &Turn<'_>, prompts: &[Prompt], adapter: Option<&Lora>) -> Result<Vec<(String, u32)>> {
     let conversations: Vec<_> = prompts.iter().map(|p| p.messages.clone()).collect();
     let answers =
@@ -251,8 +261,8 @@ fn both(
     before: &[(String, u32)],
     after: &[(String, u32)],
 ) -> Result<Vec<(Option<f64>, Option<f64>)>> {
-    let report = |p: tao::Progress| (turn.job.watch)(Progress { step: "judge", done: p.done, total: p.total });
-    let watch = Watch::new(&report, &turn.cancelled);
+    let report = |p: tao::Progress| turn.report("judge", p.done, p.total);
+    let watch = Watch::new(&report, turn.control.flag());
     let side = |texts: &[(String, u32)]| -> Result<Vec<Option<f64>>> {
         let cases: Vec<Case<'_>> =
             prompts.iter().zip(texts).map(|(p, (text, _))| Case::new(&p.messages, text)).collect();
@@ -277,7 +287,7 @@ fn kl_to_base(turn: &Turn<'_>, prompts: &[Prompt], challenger: &Lora) -> Result<
     let options = crate::config::Explore { strategies: Vec::new(), ..plain };
     let seed = derive_seed(turn.seed, "kl", &[]);
     let quiet = |_: tao::Progress| {};
-    let watch = Watch::new(&quiet, &turn.cancelled);
+    let watch = Watch::new(&quiet, turn.control.flag());
     let some = &prompts[..prompts.len().min(KL_PROMPTS)];
     let drawn = block_in_place(|| tao::explore::explore(&turn.base, Some(challenger), some, &options, seed, &watch))?;
     let group = |c: &Candidate| PromptGroup {

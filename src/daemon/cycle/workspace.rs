@@ -1,24 +1,153 @@
-//! The folder of a cycle in the lake, `cycles/<id>/round-N/`: the adapter of each finished round, and its curve.
+//! The folder of a cycle in the lake, `cycles/<id>/`: what its steps have decided and made, each written once.
 //!
-//! `curve.json` is written last: a round without it is not finished. What an unfinished round has explored and optimized
-//! so far lies in `round-N/progress/`, and goes when the round is finished.
+//! `plan.json` is what all steps rest on. `round-N/` has the adapter of each finished round, and its curve, which is written
+//! last: a round without it is not finished. What an unfinished round has explored and optimized so far lies in
+//! `round-N/progress/`, and goes when the round is finished. `evaluation.json` has both sides' answers, `verdict.json` what the
+//! gate said of them.
 
-use super::Turn;
-use super::steps::Tuned;
+use super::steps::{Compared, Tuned};
+use super::{Job, Turn};
+use crate::config::Model as ModelConfig;
+use crate::domain::{Answer, Comparison, EvalReport, PromptHash, Timestamp, VersionNumber};
+use crate::evaluate::{report_from_json, report_to_json};
+use crate::lake::{Lake, TableName};
 use crate::model::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Lora, Model};
-use crate::runtime::{Failpoint, failpoint};
+use crate::runtime::{Failpoint, derive_seed, failpoint, now};
 use crate::tao::{Keeper, SaveError};
 use anyhow::{Context as _, Result};
 use futures::TryStreamExt as _;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 const CURVE: &str = "curve.json";
 const PROGRESS: &str = "progress";
+
+/// What all steps of a cycle rest on, fixed when it first begins: a later try sees the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Plan {
+    /// What every random choice derives from.
+    pub(super) seed: u64,
+    /// The version that serves, `model@vN`: what is tuned further and has to be beaten. The base where absent.
+    pub(super) champion: Option<String>,
+    /// SHA-256 of the base model.
+    pub(super) base_hash: String,
+    /// The version of each table that is read.
+    pub(super) tables: BTreeMap<String, i64>,
+    /// `$until` of the window, microseconds since the epoch.
+    pub(super) until_micros: i64,
+}
+
+impl Plan {
+    pub(super) fn version_of(&self, table: TableName) -> i64 {
+        self.tables.get(table.as_str()).copied().unwrap_or_default()
+    }
+
+    pub(super) fn until(&self) -> Timestamp {
+        Timestamp::from_micros(self.until_micros)
+    }
+}
+
+/// The cycle's plan: the one that is written, or one that is made now and written.
+pub(super) async fn plan(job: &Job<'_>, settings: &ModelConfig, base: &Model) -> Result<Plan> {
+    if let Some(plan) = read::<Plan>(job, "plan.json").await? {
+        return Ok(plan);
+    }
+    let until_micros = now().micros();
+    let versions = job.lake.versions(job.model).await?;
+    let turns = versions.iter().map(|v| v.reference.number).max().map_or(0, VersionNumber::get);
+    let mut tables = BTreeMap::new();
+    for name in job.lake.tables() {
+        tables.insert(name.to_string(), job.lake.version(name).await?);
+    }
+    let plan = Plan {
+        seed: derive_seed(settings.seed, "cycle", &[u64::from(turns)]),
+        champion: crate::daemon::champion_of(&versions).map(|v| v.reference.to_string()),
+        base_hash: base.content_hash().to_owned(),
+        tables,
+        until_micros,
+    };
+    write(job, "plan.json", &plan).await?;
+    Ok(plan)
+}
+
+/// Both sides' answers: those that are written, or those of `compare`, which are written.
+pub(super) async fn compared(turn: &Turn<'_>, compare: impl FnOnce() -> Result<Compared>) -> Result<Compared> {
+    const NAME: &str = "evaluation.json";
+    if read::<Value>(turn.job, NAME).await?.is_none() {
+        write(turn.job, NAME, &compared_to_json(&compare()?)).await?;
+    }
+    // Always by way of the file, so that a cycle that was killed here sees the same numbers.
+    let value: Value = read(turn.job, NAME).await?.context("evaluation.json is gone")?;
+    compared_from_json(&value).with_context(|| format!("cycles/{}/{NAME} is not what this Pelton writes", turn.job.id))
+}
+
+/// What the gate said: what is written, or what `judge` says, which is written.
+pub(super) async fn verdict(turn: &Turn<'_>, judge: impl FnOnce() -> EvalReport) -> Result<EvalReport> {
+    const NAME: &str = "verdict.json";
+    if let Some(report) = read::<Value>(turn.job, NAME).await?.as_ref().and_then(report_from_json) {
+        return Ok(report);
+    }
+    let report = judge();
+    write(turn.job, NAME, &report_to_json(&report, &turn.settings.gate)).await?;
+    Ok(report)
+}
+
+fn compared_to_json(compared: &Compared) -> Value {
+    let answer = |a: &Answer| json!({"text": a.text, "reward": a.reward, "correct": a.correct, "tokens": a.tokens});
+    let one = |c: &Comparison| {
+        json!({"prompt": c.prompt.to_string(), "question": c.question,
+               "champion": answer(&c.champion), "challenger": answer(&c.challenger)})
+    };
+    let all: Vec<Value> = compared.comparisons.iter().map(one).collect();
+    json!({"comparisons": all, "training": compared.training, "kl": compared.kl})
+}
+
+fn compared_from_json(value: &Value) -> Option<Compared> {
+    let text = |v: &Value| v.as_str().map(str::to_owned);
+    let answer = |v: &Value| {
+        let tokens = u32::try_from(v["tokens"].as_u64()?).ok()?;
+        Some(Answer { text: text(&v["text"])?, reward: v["reward"].as_f64()?, correct: v["correct"].as_bool(), tokens })
+    };
+    let one = |v: &Value| {
+        let (prompt, question) = (PromptHash::parse(v["prompt"].as_str()?)?, text(&v["question"])?);
+        Some(Comparison { prompt, question, champion: answer(&v["champion"])?, challenger: answer(&v["challenger"])? })
+    };
+    let pair = |v: &Value| Some((v[0].as_f64()?, v[1].as_f64()?));
+    let training = value["training"].as_array();
+    Some(Compared {
+        comparisons: value["comparisons"].as_array()?.iter().map(one).collect::<Option<_>>()?,
+        training: training.map(|all| all.iter().map(pair).collect::<Option<_>>()).unwrap_or_default(),
+        kl: value["kl"].as_f64()?,
+    })
+}
+
+/// The folder of a cycle.
+pub(super) fn folder(lake: &Lake, cycle: &crate::domain::CycleId) -> (Arc<dyn ObjectStore>, Path) {
+    let (store, prefix) = crate::daemon::store_of(lake);
+    (store, prefix.join("cycles").join(cycle.as_str()))
+}
+
+async fn read<T: serde::de::DeserializeOwned>(job: &Job<'_>, name: &str) -> Result<Option<T>> {
+    let (store, folder) = folder(job.lake, job.id);
+    let path = folder.join(name);
+    match store.get(&path).await {
+        Ok(found) => Ok(Some(serde_json::from_slice(&found.bytes().await?).with_context(|| path.to_string())?)),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn write<T: Serialize + Sync>(job: &Job<'_>, name: &str, value: &T) -> Result<()> {
+    let (store, folder) = folder(job.lake, job.id);
+    store.put(&folder.join(name), serde_json::to_vec_pretty(value)?.into()).await?;
+    Ok(())
+}
 
 /// The files of an adapter folder, by name.
 pub(super) type Files = Vec<(String, Vec<u8>)>;
@@ -116,8 +245,8 @@ pub(super) async fn read_adapter(store: &Arc<dyn ObjectStore>, folder: &Path, ba
 }
 
 fn place(turn: &Turn<'_>, round: u32) -> (Arc<dyn ObjectStore>, Path) {
-    let (store, prefix) = crate::daemon::store_of(turn.job.lake);
-    (store, prefix.join("cycles").join(turn.job.id.as_str()).join(format!("round-{round}")))
+    let (store, folder) = folder(turn.job.lake, turn.job.id);
+    (store, folder.join(format!("round-{round}")))
 }
 
 /// A folder of the machine's own that goes when it is dropped: adapters are files to `model`, objects to the lake.

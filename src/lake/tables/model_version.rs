@@ -1,4 +1,4 @@
-//! `model_version`: one state change of one version a row: registered, rejected, promoted, rolled back.
+//! `model_version`: one state change of one version a row: registered, rejected, promoted, rolled back, archived.
 
 use super::{Reader, batch, times};
 use crate::domain::{CycleId, Interval, ModelName, Version, VersionNumber, VersionRef, VersionState};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub const COLUMNS: &[Column] = &[
     required("model", Text, "the model's name"),
     required("version", Int, "the version's number, from 1"),
-    required("state", Text, "the state that it came to: registered, rejected, promoted, rolled_back"),
+    required("state", Text, "the state that it came to: registered, rejected, promoted, rolled_back, archived"),
     required("time", Time, "when"),
     required("cycle", Text, "the cycle that made it"),
     optional("parent", Text, "the version that it started from, such as support-sql@v16; null is the base"),

@@ -1,0 +1,211 @@
+//! The loop that starts cycles as processes of their own, one at a time, in one daemon of many.
+//!
+//! The owner of the seat ([`election`]) raises the scheduler's fence first, so that whoever had it before can commit nothing for
+//! its cycles. It runs on what was left behind, tries failed cycles again after a pause, parks those that failed too often, and
+//! starts new ones by each model's schedule. At a shutdown the child is asked to end; its cycle stays open and the next owner
+//! goes on with it.
+
+mod child;
+mod election;
+
+use super::cycle::{self, Running, Standing, Stop};
+use super::schedule::{Past, decide};
+use super::{outbox, rollback};
+use crate::config::{Config, Model, Window};
+use crate::domain::{CycleEvent, CycleId, CycleState, ModelName, Timestamp, WindowName};
+use crate::lake::{Fence, Lake, TableName};
+use crate::runtime::{Shutdown, now};
+use crate::window;
+use anyhow::{Context as _, Result};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the schedule is looked at.
+const TICK: Duration = Duration::from_secs(2);
+/// The name of the fence that the owner of the seat holds.
+pub const SCHEDULER: &str = "scheduler";
+
+/// One model's place in the loop.
+struct Watched {
+    name: ModelName,
+    /// The version of `inference_log` that was counted last: without new rows there are no new prompts.
+    counted: Option<i64>,
+    enough: bool,
+}
+
+/// Runs until the shutdown.
+///
+/// # Errors
+/// None that a later turn could mend: those are logged.
+pub async fn run(config: Arc<Config>, lake: Lake, shutdown: Shutdown) -> Result<()> {
+    let started = now();
+    if config.models.is_empty() {
+        return Ok(());
+    }
+    let mut seat = election::stand(Arc::clone(&config), shutdown.clone());
+    while !shutdown.is_cancelled() {
+        let taken = *seat.borrow_and_update();
+        if taken {
+            let term = shutdown.child_token();
+            let until_lost = async {
+                while *seat.borrow_and_update() {
+                    if seat.changed().await.is_err() {
+                        break;
+                    }
+                }
+                term.cancel();
+                // The term ends its tasks in order.
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = serve(&config, &lake, started, &term) => {}
+                () = until_lost => {}
+            }
+            continue;
+        }
+        tokio::select! {
+            changed = seat.changed() => if changed.is_err() { break },
+            () = shutdown.cancelled() => break,
+        }
+    }
+    Ok(())
+}
+
+/// What the owner of the seat does, until its term ends.
+async fn serve(config: &Arc<Config>, lake: &Lake, started: Timestamp, term: &Shutdown) {
+    let fence = loop {
+        match lake.raise_fence(SCHEDULER).await {
+            Ok(fence) => break fence,
+            Err(error) => {
+                tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "the seat cannot be taken yet");
+                tokio::select! {
+                    () = tokio::time::sleep(TICK) => {}
+                    () = term.cancelled() => return,
+                }
+            }
+        }
+    };
+    tracing::info!(token = fence.token, "this daemon starts the cycles");
+    tokio::join!(
+        cycles(config, lake, &fence, started, term),
+        outbox::run(config, lake, term),
+        rollback::run(config, lake, &fence, term)
+    );
+    tracing::info!(token = fence.token, "this daemon starts no more cycles");
+}
+
+async fn cycles(config: &Config, lake: &Lake, fence: &Fence, mut started: Timestamp, term: &Shutdown) {
+    let mut models: Vec<Watched> =
+        config.models.keys().map(|name| Watched { name: name.clone(), counted: None, enough: false }).collect();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(TICK) => {}
+            () = term.cancelled() => return,
+        }
+        // The clock may have been ahead when the daemon started.
+        started = started.min(now());
+        for watched in &mut models {
+            let Err(error) = look(config, lake, watched, (fence, started), term).await else { continue };
+            if error.downcast_ref::<crate::lake::Error>().is_some_and(crate::lake::Error::is_fenced) {
+                tracing::warn!("another daemon has taken the seat over");
+                // Kafka has not said so yet: this daemon was cut off or paused.
+                term.cancelled().await;
+                return;
+            }
+            let (model, error) = (watched.name.as_str(), format!("{error:#}"));
+            tracing::warn!(model, error, "the schedule could not be followed, trying again");
+        }
+    }
+}
+
+async fn look(
+    config: &Config,
+    lake: &Lake,
+    watched: &mut Watched,
+    (fence, started): (&Fence, Timestamp),
+    term: &Shutdown,
+) -> Result<()> {
+    let model = config.models.get(&watched.name).context("the model is gone")?;
+    let (window_name, window) = config.window_of(model).context("the window is gone")?;
+    let events = lake.cycle_events(Some(&watched.name)).await?;
+    let past = Past::of(&events, window, now());
+    for standing in open_cycles(&events) {
+        // By hand, or what a daemon left behind that is not dead yet: two at once would be too much for most machines.
+        if Running::of(lake, &standing.cycle).await?.is_some() {
+            return Ok(());
+        }
+        if standing.cancelling {
+            cycle::cancel(lake, &standing.cycle, "cancelled; its process had gone").await?;
+            continue;
+        }
+        let waits = standing.state == CycleState::Failed;
+        if waits && now() < standing.retry_time(model.schedule.retry_pause_seconds) {
+            continue;
+        }
+        if standing.is_ours() {
+            return supervise(config, lake, (&watched.name, model), &standing.cycle, fence, term).await;
+        }
+    }
+    if past.may_count(model, now()) {
+        count(lake, watched, window_name, window, past.since).await?;
+    }
+    if let Some(trigger) = decide(&past, model, watched.enough, started, now()) {
+        lake.check_fences(std::slice::from_ref(fence)).await?;
+        let id = cycle::request(lake, &watched.name, trigger).await?;
+        (watched.counted, watched.enough) = (None, false);
+        supervise(config, lake, (&watched.name, model), &id, fence, term).await?;
+    }
+    Ok(())
+}
+
+/// The cycles that have not ended, the oldest first.
+fn open_cycles(events: &[CycleEvent]) -> Vec<Standing> {
+    let mut by_cycle: BTreeMap<&CycleId, Vec<CycleEvent>> = BTreeMap::new();
+    for event in events {
+        by_cycle.entry(&event.cycle).or_default().push(event.clone());
+    }
+    by_cycle.values().filter_map(|events| Standing::of(events)).filter(|s| !s.state.is_end()).collect()
+}
+
+/// Counts the window's fresh prompts, where the table has changed since the last count.
+async fn count(lake: &Lake, watched: &mut Watched, name: &WindowName, window: &Window, since: Timestamp) -> Result<()> {
+    let table_version = lake.version(TableName::InferenceLog).await?;
+    if watched.counted == Some(table_version) {
+        return Ok(());
+    }
+    let request = window::Request { name, window, table_version, since, until: now() };
+    let set = window::choose(&request, super::tables(lake, Some(table_version)).await?).await?;
+    watched.enough = window::enough(&set, window).is_ok();
+    watched.counted = Some(table_version);
+    Ok(())
+}
+
+/// Runs a cycle in its process and writes what that could not say itself.
+async fn supervise(
+    config: &Config,
+    lake: &Lake,
+    (name, model): (&ModelName, &Model),
+    id: &CycleId,
+    fence: &Fence,
+    term: &Shutdown,
+) -> Result<()> {
+    let ended = child::run(config, lake, (name, id), fence, term).await;
+    let fences = std::slice::from_ref(fence);
+    let error = match ended {
+        Ok(child::End::Asked) => return Ok(()),
+        Ok(child::End::Died(why)) => Some(why),
+        Ok(child::End::Exited { code, last }) => {
+            let left = [Stop::Shutdown, Stop::Overtaken].map(|stop| i32::from(stop.exit_code()));
+            // Those leave the cycle as it is, for whoever goes on with it.
+            (code != 0 && !left.contains(&code))
+                .then(|| format!("the cycle's process ended with status {code} and left no word in the table: {last}"))
+        }
+        Err(error) => Some(format!("{error:#}")),
+    };
+    if let Some(error) = error {
+        cycle::fail(lake, id, &error, fences).await?;
+    }
+    cycle::park_if_spent(lake, id, model.schedule.retries_max, fences).await?;
+    Ok(())
+}
