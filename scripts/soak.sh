@@ -3,8 +3,8 @@
 #
 #   ./scripts/soak.sh MODE|all [--times N] [--out DIR]
 #
-#   MODE       kills failpoints members zombies transactions recreate broker-restarts brokers-down leaders
-#   --times N  faults in the run, where its default is not wanted
+#   MODE       kills failpoints members zombies transactions recreate broker-restarts brokers-down leaders wheel
+#   --times N  faults in the run, where its default is not wanted; minutes of `wheel`, 120 by default
 #   --out DIR  soak.md and soak.jsonl go there, default target/soak
 #
 # It starts a broker of its own (three for `brokers-down` and `leaders`) and ends it again. The daemon is built with
@@ -23,7 +23,7 @@ while [ $# -gt 0 ]; do
     *) usage ;;
   esac
 done
-case " ${all[*]} all " in *" $mode "*) ;; *) usage ;; esac
+case " ${all[*]} all wheel " in *" $mode "*) ;; *) usage ;; esac
 if [ "$mode" = all ]; then modes=("${all[@]}"); else modes=("$mode"); fi
 
 profile=${PELTON_SOAK_PROFILE:-release}

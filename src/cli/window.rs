@@ -56,7 +56,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         None => since(&config, &lake, name, window, until).await?,
     };
     let table_version = lake.version(TableName::InferenceLog).await?;
-    let request = Request { name, window, table_version, since, until };
+    let avoid = daemon::avoided(&config, name)?;
+    let request = Request { name, window, table_version, since, until, avoid: &avoid };
     let set = choose(&request, daemon::tables(&lake, Some(table_version)).await?).await?;
     let preview = Preview::of(&set, window);
     if args.json {

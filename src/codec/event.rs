@@ -170,14 +170,7 @@ pub fn read(message: &EventMessage) -> Result<Option<Version>, EventError> {
     if message.payload.is_empty() {
         return Ok(None);
     }
-    let structured = |(name, value): &(String, String)| {
-        name.eq_ignore_ascii_case("content-type") && value.starts_with("application/cloudevents+json")
-    };
-    if !message.headers.iter().any(structured) {
-        return decode(&message.payload).map(Some);
-    }
-    let envelope: Value = serde_json::from_slice(&message.payload).map_err(|e| EventError::Data(e.to_string()))?;
-    decode(envelope["data"].to_string().as_bytes()).map(Some)
+    decode(&message.payload).map(Some)
 }
 
 fn data(version: &Version) -> Data {
@@ -205,12 +198,14 @@ fn data(version: &Version) -> Data {
     }
 }
 
-/// Reads an event's data back.
+/// Reads an event's data back, also where it is in an envelope of the structured mode.
 ///
 /// # Errors
 /// [`EventError`] with the field and its value.
 pub fn decode(payload: &[u8]) -> Result<Version, EventError> {
-    let mut parser = serde_json::Deserializer::from_slice(payload);
+    let envelope: Option<Value> = serde_json::from_slice(payload).ok();
+    let inner = envelope.filter(|e| e["specversion"].is_string()).map(|e| e["data"].to_string());
+    let mut parser = serde_json::Deserializer::from_slice(inner.as_deref().map_or(payload, str::as_bytes));
     let data: Data = serde_path_to_error::deserialize(&mut parser)
         .map_err(|e| EventError::Data(format!("{}: {}", e.path(), e.inner())))?;
     let wrong = |field, value: &str| EventError::Value { field, value: value.to_owned() };

@@ -221,6 +221,11 @@ fn model(name: &ModelName, model: &Model, windows: &BTreeMap<WindowName, Window>
     if let Some(score) = &model.gate.score {
         check_score::score(&at("gate.score"), score, problems);
     }
+    for (suite, settings) in &model.gate.suites {
+        if let Some(score) = &settings.score {
+            check_score::score(&at(&format!("gate.suites.{suite}.score")), score, problems);
+        }
+    }
     if model.optimize.learning_rate <= 0.0 {
         problems.add(at("optimize.learning_rate"), "must be above 0, such as 1e-4");
     }

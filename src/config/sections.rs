@@ -200,6 +200,20 @@ pub struct Window {
     #[serde(default = "Window::lookback_hours")]
     #[schemars(range(min = 1))]
     pub lookback_hours: u32,
+    /// Prompts that share at least this part of their runs of three words (Jaccard similarity) are near-duplicates: the latest is
+    /// taken. Default: none, only equal prompts count once.
+    #[serde(default)]
+    #[schemars(range(min = 0.3, max = 1.0))]
+    pub near_duplicates: Option<f64>,
+    /// How many prompts one requester may have in a window, the latest first, where the SQL returns `requester`. Default: none,
+    /// no cap.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub per_user_max: Option<usize>,
+    /// Files of prompts (JSON lines with `prompt` or `messages`) that evaluations use: what says nearly the same is left out, by
+    /// `near_duplicates`, or 0.8 where that is none. The suites of gates that read this window count too. Default: none.
+    #[serde(default)]
+    pub avoid: Vec<String>,
 }
 
 impl Window {

@@ -91,6 +91,23 @@ pub async fn tables_at(lake: &Lake, versions: &BTreeMap<String, i64>) -> Result<
     Ok(Sources { tables, stores: vec![lake.object_store()] })
 }
 
+/// The prompts of evaluation sets that a window has to avoid: its own, and the suites of the gates of models that read it.
+///
+/// # Errors
+/// The file that cannot be read.
+pub fn avoided(config: &Config, window: &crate::domain::WindowName) -> Result<Vec<String>> {
+    let own = config.windows.get(window).map(|w| w.avoid.iter()).into_iter().flatten();
+    let readers = config.models.values().filter(|model| model.window == window.as_str());
+    let suites = readers.flat_map(|model| model.gate.suites.values().map(|suite| &suite.path));
+    let mut texts = Vec::new();
+    for path in own.chain(suites) {
+        for asked in eval::read_prompts(&config.resolve(path))? {
+            texts.extend(asked.messages.into_iter().rfind(|m| m.role == "user").map(|m| m.content));
+        }
+    }
+    Ok(texts)
+}
+
 /// The version that serves: the last one whose newest state is promoted. `versions` are all rows, in the order of time.
 #[must_use]
 pub fn champion_of(versions: &[Version]) -> Option<&Version> {

@@ -160,7 +160,9 @@ mod tests {
     }
 
     fn window() -> Window {
-        Window { sql: String::new(), prompts_min: 1, prompts_max: 1, holdout_share: 0.2, lookback_hours: 24 }
+        let text = "version = 1\n[windows.w]\nsql = 'SELECT $since, $until'\nprompts_max = 100\nlookback_hours = 24\n";
+        let config = crate::config::from_text(std::path::Path::new("t"), text, |_| None).unwrap();
+        config.windows.into_values().next().unwrap()
     }
 
     fn event(cycle: &str, state: CycleState, at: i64) -> CycleEvent {

@@ -80,8 +80,42 @@ pub struct Guards {
     pub training_gain: Option<Interval>,
     /// The training's mean reward at its first and last steps, where there was training.
     pub training_reward: Option<(f64, f64)>,
+    /// The mean reward of the base without any adapter on the same prompts, where it was measured.
+    pub base_reward: Option<f64>,
+    /// Prompts answered better and worse, where every reward is 0 or 1, and the probability of a split as uneven by chance.
+    pub signs: Option<Signs>,
+    /// What became of each pinned suite.
+    pub suites: Vec<SuiteGain>,
+    /// The how manyth comparison since the last promotion this is, from 1; 0 where nobody counted.
+    pub comparison: u32,
     /// What a person should look at, each as a sentence with its figures.
     pub warnings: Vec<String>,
+}
+
+/// A paired comparison of yes/no scores.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Signs {
+    /// Prompts that only the challenger answered well.
+    pub gains: usize,
+    /// Prompts that only the champion answered well.
+    pub losses: usize,
+    /// McNemar's exact two-sided probability.
+    pub chance: f64,
+}
+
+/// What became of a pinned suite.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SuiteGain {
+    /// Its name.
+    pub name: String,
+    /// Prompts that both sides have a score on.
+    pub prompts: usize,
+    /// Mean rewards.
+    pub reward: Sides,
+    /// The gain with its interval.
+    pub gain: Interval,
+    /// By how much the mean may fall.
+    pub regression_max: f64,
 }
 
 /// What the evaluation found.

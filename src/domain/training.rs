@@ -4,6 +4,7 @@ use super::hash::PromptHash;
 use super::ids::WindowName;
 use super::message::ChatMessage;
 use super::time::Timestamp;
+use std::collections::BTreeMap;
 
 /// One prompt that real users sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +46,14 @@ pub enum Exclusion {
     Duplicate,
     /// The row has no prompt: no messages, or no user turn.
     NoPrompt,
+    /// Its call was answered with an error.
+    Error,
+    /// It says nearly the same as a prompt that was taken.
+    NearDuplicate,
+    /// It says nearly the same as a prompt of an evaluation set.
+    Contaminated,
+    /// Its requester had as many as one may have.
+    UserMaximum,
     /// The window had its maximum already.
     OverMaximum,
 }
@@ -56,6 +65,10 @@ impl Exclusion {
         match self {
             Self::Duplicate => "duplicate prompt",
             Self::NoPrompt => "no prompt",
+            Self::Error => "answered with an error",
+            Self::NearDuplicate => "nearly the same as another",
+            Self::Contaminated => "nearly the same as a prompt of an evaluation set",
+            Self::UserMaximum => "over its requester's maximum",
             Self::OverMaximum => "over the window's maximum",
         }
     }
@@ -91,4 +104,6 @@ pub struct TrainingSet {
     pub holdout: Vec<Prompt>,
     /// Rows of the SQL's result that are in neither.
     pub left_out: Vec<LeftOut>,
+    /// Why each prompt was taken; written to the table, and not read back.
+    pub reasons: BTreeMap<PromptHash, String>,
 }

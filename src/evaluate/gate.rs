@@ -2,7 +2,7 @@
 
 use super::interval_text;
 use crate::config;
-use crate::domain::EvalReport;
+use crate::domain::{EvalReport, Signs, SuiteGain};
 
 /// One condition of the gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,41 @@ pub struct Condition {
 #[must_use]
 pub fn conditions(report: &EvalReport, gate: &config::Gate) -> Vec<Condition> {
     let always = [enough_prompts(report, gate), enough_changes(report), sure_gain(report, gate)];
-    always.into_iter().chain(like_before(report, gate)).chain(near_base(report, gate)).collect()
+    let guards = like_before(report, gate).into_iter().chain(near_base(report, gate));
+    always
+        .into_iter()
+        .chain(uneven(report))
+        .chain(guards)
+        .chain(report.guards.suites.iter().map(no_regression))
+        .collect()
+}
+
+/// For yes/no scores: the split of better and worse is no work of chance.
+fn uneven(report: &EvalReport) -> Option<Condition> {
+    let Signs { gains, losses, chance } = report.guards.signs?;
+    let most = 1.0 - report.confidence;
+    let held = gains > losses && chance <= most;
+    let relation = if held { "at most" } else { "not at most" };
+    let text = format!(
+        "{gains} prompts are answered well only by the challenger and {losses} only by the champion: \
+         McNemar's exact probability, {chance:.3}, is {relation} {most:.3}, or the split is the wrong way round"
+    );
+    let text =
+        if gains > losses { text.trim_end_matches(", or the split is the wrong way round").to_owned() } else { text };
+    Some(Condition { name: "signs", held, text })
+}
+
+fn no_regression(suite: &SuiteGain) -> Condition {
+    let held = suite.prompts > 0 && suite.gain.mean >= -suite.regression_max;
+    let relation = if held { "not below" } else { "below" };
+    let text = format!(
+        "the gain on the suite `{}`, {} on {} prompts, is {relation} {:+.3}",
+        suite.name,
+        interval_text(suite.gain),
+        suite.prompts,
+        -suite.regression_max
+    );
+    Condition { name: "suite", held, text }
 }
 
 fn like_before(report: &EvalReport, gate: &config::Gate) -> Option<Condition> {
@@ -79,10 +113,20 @@ fn sure_gain(report: &EvalReport, gate: &config::Gate) -> Condition {
     let held = report.reward_gain.low > gate.gain_min;
     let relation = if held { "is above" } else { "is not above" };
     let text = format!(
-        "the lower end of the {:.0} % interval of the gain in reward, {}, {relation} {:+.3}",
-        report.confidence * 100.0,
+        "the lower end of the {} % interval of the gain in reward, {}, {relation} {:+.3}{}",
+        percent(report.confidence),
         interval_text(report.reward_gain),
-        gate.gain_min
+        gate.gain_min,
+        match report.guards.comparison {
+            0 | 1 => String::new(),
+            k => format!(" (comparison {k} since the last promotion)"),
+        }
     );
     Condition { name: "gain", held, text }
+}
+
+/// `95`, and `98.75` where more digits matter.
+fn percent(share: f64) -> String {
+    let text = format!("{:.2}", share * 100.0);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

@@ -3,8 +3,8 @@
 
 use super::{interval_text, mean, paired_interval};
 use crate::config;
-use crate::domain::{Answer, Comparison, Guards, Interval, Sides};
-use std::collections::{HashMap, HashSet};
+use crate::domain::{Answer, Comparison, Guards, Interval, Sides, Signs, SuiteGain};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Answers this many times as long, or as short, are worth a look.
 const LENGTH_RATIO: f64 = 1.5;
@@ -26,6 +26,12 @@ pub struct Watched {
     pub training_curve: Vec<f64>,
     /// The challenger's distance from the base in nats a token.
     pub kl_to_base: Option<f64>,
+    /// The base's mean reward on the same prompts.
+    pub base_reward: Option<f64>,
+    /// Champion's and challenger's rewards on each pinned suite, by its name.
+    pub suites: BTreeMap<String, Vec<(f64, f64)>>,
+    /// The how manyth comparison since the last promotion this is, from 1; 0 where nobody counts.
+    pub comparison: u32,
 }
 
 pub(super) fn guards(
@@ -50,10 +56,54 @@ pub(super) fn guards(
         kl_to_base: watched.kl_to_base,
         training_gain,
         training_reward: ends(&watched.training_curve),
+        base_reward: watched.base_reward,
+        signs: signs(comparisons),
+        suites: suites(watched, gate, seed),
+        comparison: watched.comparison,
         warnings: Vec::new(),
     };
     guards.warnings = warnings(&guards, gain);
     guards
+}
+
+/// McNemar's exact test, where every reward is 0 or 1 (Q. McNemar, Psychometrika 12, 1947, as a binomial test): of the prompts
+/// that the two answer differently, chance gives each to either side alike.
+fn signs(comparisons: &[Comparison]) -> Option<Signs> {
+    let yes_no = |c: &Comparison| [c.champion.reward, c.challenger.reward].iter().all(|r| *r == 0.0 || *r == 1.0);
+    if comparisons.is_empty() || !comparisons.iter().all(yes_no) {
+        return None;
+    }
+    let gains = comparisons.iter().filter(|c| c.challenger.reward > c.champion.reward).count();
+    let losses = comparisons.iter().filter(|c| c.challenger.reward < c.champion.reward).count();
+    Some(Signs { gains, losses, chance: two_sided(gains, losses) })
+}
+
+/// The probability of a split of `a + b` fair coins that is at least as uneven.
+fn two_sided(a: usize, b: usize) -> f64 {
+    let (all, few) = (a + b, a.min(b));
+    // Logarithms, because 2^-n of thousands of prompts is no double.
+    let mut term = -to_f64(all) * std::f64::consts::LN_2;
+    let mut tail = 0.0;
+    for k in 0..=few {
+        tail += term.exp();
+        term += (to_f64(all - k) / to_f64(k + 1)).ln();
+    }
+    (2.0 * tail).min(1.0)
+}
+
+fn suites(watched: &Watched, gate: &config::Gate, seed: u64) -> Vec<SuiteGain> {
+    let one = |(name, pairs): (&String, &Vec<(f64, f64)>)| {
+        let gains: Vec<f64> = pairs.iter().map(|(before, after)| after - before).collect();
+        let side = |of: fn(&(f64, f64)) -> f64| mean(pairs.iter().map(of));
+        SuiteGain {
+            name: name.clone(),
+            prompts: pairs.len(),
+            reward: Sides { champion: side(|p| p.0), challenger: side(|p| p.1) },
+            gain: paired_interval(&gains, gate.resamples, gate.confidence, seed),
+            regression_max: gate.suites.get(name).map_or(0.0, |suite| suite.regression_max),
+        }
+    };
+    watched.suites.iter().map(one).collect()
 }
 
 fn warnings(guards: &Guards, gain: Interval) -> Vec<String> {
@@ -115,4 +165,22 @@ fn ends(curve: &[f64]) -> Option<(f64, f64)> {
 #[expect(clippy::cast_precision_loss, reason = "counts of words and prompts are far below 2^53")]
 fn to_f64(count: usize) -> f64 {
     count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mcnemars_test_is_the_binomial_one() {
+        let check =
+            |a, b, expected: f64| assert!((two_sided(a, b) - expected).abs() < 1e-9, "{a} {b}: {}", two_sided(a, b));
+        check(0, 0, 1.0);
+        check(5, 5, 1.0);
+        check(0, 5, 0.0625);
+        check(5, 0, 0.0625);
+        check(1, 9, 0.021_484_375);
+        check(2, 10, 0.038_574_218_75);
+        assert!(two_sided(1000, 3000) < 1e-200 && two_sided(1990, 2010) > 0.7);
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::gate::{Condition, conditions};
 use crate::config;
-use crate::domain::{EvalReport, Guards, Interval, Sides, Verdict};
+use crate::domain::{EvalReport, Guards, Interval, Sides, Signs, SuiteGain, Verdict};
 use serde_json::{Map, Value, json};
 
 /// The report with the gate's conditions.
@@ -78,8 +78,33 @@ fn guards(guards: &Guards) -> Value {
         "kl_to_base": guards.kl_to_base,
         "training_gain": guards.training_gain.map(interval),
         "training_reward": guards.training_reward.map(|(first, last)| json!([first, last])),
+        "base_reward": guards.base_reward,
+        "signs": guards.signs.map(|s| json!({"gains": s.gains, "losses": s.losses, "chance": s.chance})),
+        "suites": guards.suites.iter().map(suite).collect::<Vec<_>>(),
+        "comparison": guards.comparison,
         "warnings": guards.warnings,
     })
+}
+
+fn suite(suite: &SuiteGain) -> Value {
+    json!({"name": suite.name, "prompts": suite.prompts, "champion": suite.reward.champion,
+           "challenger": suite.reward.challenger, "gain": interval(suite.gain), "regression_max": suite.regression_max})
+}
+
+fn read_suite(value: &Value) -> Option<SuiteGain> {
+    let number = |name: &str| value[name].as_f64();
+    Some(SuiteGain {
+        name: value["name"].as_str()?.to_owned(),
+        prompts: usize::try_from(value["prompts"].as_u64()?).ok()?,
+        reward: Sides { champion: number("champion")?, challenger: number("challenger")? },
+        gain: read_interval(&value["gain"])?,
+        regression_max: number("regression_max")?,
+    })
+}
+
+fn read_signs(value: &Value) -> Option<Signs> {
+    let count = |name: &str| usize::try_from(value[name].as_u64()?).ok();
+    Some(Signs { gains: count("gains")?, losses: count("losses")?, chance: value["chance"].as_f64()? })
 }
 
 /// What older reports lack is taken as not measured.
@@ -97,6 +122,10 @@ fn read_guards(value: &Value) -> Guards {
         kl_to_base: value["kl_to_base"].as_f64(),
         training_gain: value.get("training_gain").and_then(read_interval),
         training_reward: ends[0].as_f64().zip(ends[1].as_f64()),
+        base_reward: value["base_reward"].as_f64(),
+        signs: read_signs(&value["signs"]),
+        suites: value["suites"].as_array().into_iter().flatten().filter_map(read_suite).collect(),
+        comparison: value["comparison"].as_u64().and_then(|k| u32::try_from(k).ok()).unwrap_or_default(),
         warnings: texts.map(str::to_owned).collect(),
     }
 }

@@ -35,7 +35,8 @@ pub fn evaluate(comparisons: &[Comparison], gate: &config::Gate, seed: u64) -> E
 #[must_use]
 pub fn evaluate_watched(comparisons: &[Comparison], watched: &Watched, gate: &config::Gate, seed: u64) -> EvalReport {
     let gains: Vec<f64> = comparisons.iter().map(|c| c.challenger.reward - c.champion.reward).collect();
-    let interval = |gains: &[f64]| paired_interval(gains, gate.resamples, gate.confidence, seed);
+    let confidence = confidence_of(gate, watched.comparison);
+    let interval = |gains: &[f64]| paired_interval(gains, gate.resamples, confidence, seed);
     let truth = accuracy_pairs(comparisons);
     let reward_gain = interval(&gains);
     let mut report = EvalReport {
@@ -47,7 +48,7 @@ pub fn evaluate_watched(comparisons: &[Comparison], watched: &Watched, gate: &co
         champion_accuracy: truth.as_ref().map(|pairs| mean(pairs.iter().map(|p| p.0))),
         challenger_accuracy: truth.as_ref().map(|pairs| mean(pairs.iter().map(|p| p.1))),
         accuracy_gain: truth.as_ref().map(|pairs| interval(&pairs.iter().map(|p| p.1 - p.0).collect::<Vec<_>>())),
-        confidence: gate.confidence,
+        confidence,
         guards: guards::guards(comparisons, watched, gate, reward_gain, seed),
         verdict: Verdict::Promote,
     };
@@ -56,6 +57,13 @@ pub fn evaluate_watched(comparisons: &[Comparison], watched: &Watched, gate: &co
         report.verdict = Verdict::Reject(failed);
     }
     report
+}
+
+/// The confidence of the k-th comparison since the last promotion. Many challengers are compared on much the same holdout, and
+/// each is another chance for luck to pass as skill: the k-th may be wrong 1/k² as often as the first.
+fn confidence_of(gate: &config::Gate, comparison: u32) -> f64 {
+    let k = f64::from(comparison.max(1));
+    if gate.multiple_testing { 1.0 - (1.0 - gate.confidence) / (k * k) } else { gate.confidence }
 }
 
 /// Right or wrong as 1 or 0, champion and challenger, where both are known for every prompt; `None` otherwise, because

@@ -1,7 +1,8 @@
-//! From the SQL's answer to the training set: de-duplicate, sample, split.
+//! From the SQL's answer to the training set: leave out, de-duplicate, sample, split.
 
 use super::error::Error;
 use super::rows::{self, Candidate};
+use super::thin::{self, Chosen};
 use crate::config;
 use crate::domain::{Exclusion, LeftOut, Prompt, PromptHash, Split, Timestamp, TrainingSet, WindowName};
 use crate::query::{self, Limits, Session, Sources, Table};
@@ -30,6 +31,8 @@ pub struct Request<'a> {
     pub since: Timestamp,
     /// `$until`.
     pub until: Timestamp,
+    /// Prompts of evaluation sets: what says nearly the same is not trained on.
+    pub avoid: &'a [String],
 }
 
 /// Checks a window's SQL against the tables' schemas, without reading a row or a file.
@@ -49,16 +52,19 @@ pub async fn check(name: &WindowName, sql: &str, tables: &[(String, SchemaRef)])
 
 /// Runs the window and chooses.
 ///
-/// Of more prompts than `prompts_max` the latest are taken.
+/// Of more prompts than `prompts_max` as many of each stratum are taken as there are, in turn, the latest or those that their
+/// weights favour.
 ///
 /// # Errors
 /// As [`check`], and [`Error::MissingValue`] for a row without an id or a time. Too few prompts are no error here:
 /// see [`enough`].
 pub async fn choose(request: &Request<'_>, sources: impl Into<Sources>) -> Result<TrainingSet, Error> {
     let candidates = candidates(request, sources.into()).await?;
-    let (mut kept, mut left_out) = deduplicate(candidates);
-    left_out.extend(reduce(&mut kept, request.window.prompts_max));
-    kept.sort_by(|a, b| order(a).cmp(&order(b)));
+    let (kept, mut left_out) = deduplicate(candidates);
+    let mut chosen = thin::thin(kept, request, &mut left_out);
+    chosen.sort_by(|a, b| order(&a.prompt).cmp(&order(&b.prompt)));
+    let reasons = chosen.iter().map(|c| (c.prompt.hash, c.reason())).collect();
+    let kept: Vec<Prompt> = chosen.into_iter().map(|c| c.prompt).collect();
     left_out.sort_by(|a, b| (&a.why, &a.request_id).cmp(&(&b.why, &b.request_id)));
     let share = request.window.holdout_share;
     let (holdout, train) = kept.into_iter().partition(|p| split_of(p.hash, share) == Split::Holdout);
@@ -71,6 +77,7 @@ pub async fn choose(request: &Request<'_>, sources: impl Into<Sources>) -> Resul
         train,
         holdout,
         left_out,
+        reasons,
     })
 }
 
@@ -119,29 +126,28 @@ async fn candidates(request: &Request<'_>, sources: Sources) -> Result<Vec<Candi
 }
 
 /// Keeps the latest of equal prompts; of equal times the greatest id, so that the order of the rows does not matter.
-fn deduplicate(candidates: Vec<Candidate>) -> (Vec<Prompt>, Vec<LeftOut>) {
-    let mut latest: BTreeMap<PromptHash, Prompt> = BTreeMap::new();
+fn deduplicate(candidates: Vec<Candidate>) -> (Vec<Chosen>, Vec<LeftOut>) {
+    let mut latest: BTreeMap<PromptHash, Chosen> = BTreeMap::new();
     let mut left_out = Vec::new();
     for candidate in candidates {
         let Some(prompt) = candidate.prompt else {
             left_out.push(LeftOut { request_id: candidate.request_id, prompt: None, why: Exclusion::NoPrompt });
             continue;
         };
-        let older = match latest.remove(&prompt.hash) {
-            None => {
-                latest.insert(prompt.hash, prompt);
-                continue;
+        if candidate.about.error {
+            left_out.push(left_out_prompt(prompt, Exclusion::Error));
+            continue;
+        }
+        let mut next = Chosen { prompt, about: candidate.about, calls: 1 };
+        if let Some(mut known) = latest.remove(&next.prompt.hash) {
+            let calls = known.calls + 1;
+            if !newer(&next.prompt, &known.prompt) {
+                std::mem::swap(&mut next, &mut known);
             }
-            Some(known) if newer(&prompt, &known) => {
-                latest.insert(prompt.hash, prompt);
-                known
-            }
-            Some(known) => {
-                latest.insert(known.hash, known);
-                prompt
-            }
-        };
-        left_out.push(left_out_prompt(older, Exclusion::Duplicate));
+            next.calls = calls;
+            left_out.push(left_out_prompt(known.prompt, Exclusion::Duplicate));
+        }
+        latest.insert(next.prompt.hash, next);
     }
     (latest.into_values().collect(), left_out)
 }
@@ -150,21 +156,12 @@ fn newer(a: &Prompt, b: &Prompt) -> bool {
     (a.request_time, &a.request_id) > (b.request_time, &b.request_id)
 }
 
-/// Takes the latest `prompts_max` prompts.
-fn reduce(prompts: &mut Vec<Prompt>, prompts_max: usize) -> Vec<LeftOut> {
-    if prompts.len() <= prompts_max {
-        return Vec::new();
-    }
-    prompts.sort_by(|a, b| order(b).cmp(&order(a)));
-    prompts.split_off(prompts_max).into_iter().map(|p| left_out_prompt(p, Exclusion::OverMaximum)).collect()
-}
-
 /// By time, then by id, then by hash: total, because equal hashes are gone.
-fn order(prompt: &Prompt) -> (Timestamp, &str, PromptHash) {
+pub(super) fn order(prompt: &Prompt) -> (Timestamp, &str, PromptHash) {
     (prompt.request_time, &prompt.request_id, prompt.hash)
 }
 
-fn left_out_prompt(prompt: Prompt, why: Exclusion) -> LeftOut {
+pub(super) fn left_out_prompt(prompt: Prompt, why: Exclusion) -> LeftOut {
     let shown = shorten(last_user_turn(&prompt), SHOWN_CHARS_MAX);
     LeftOut { request_id: prompt.request_id, prompt: Some(shown), why }
 }

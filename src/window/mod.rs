@@ -9,6 +9,11 @@
 //! | `messages` | text, a JSON array of `{role, content}` | the prompt |
 //! | or `prompt` | text | the prompt, as one user turn, where there is no `messages` |
 //!
+//! | `requester` | text | `per_user_max` (optional) |
+//! | `stratum` | text | of more prompts than may be, each stratum gives one in turn (optional) |
+//! | `weight` | number | which of them: twice the weight, twice as likely; 0 is never taken (optional) |
+//! | `error`, `status_code` | boolean, number | calls answered with an error (400 and above) are left out (optional) |
+//!
 //! and may return more. The prompt's hash is computed from the messages here, never read from the SQL's answer: the
 //! split must not depend on what a query calls a hash.
 //!
@@ -18,8 +23,10 @@
 
 mod choose;
 mod error;
+mod near;
 mod preview;
 mod rows;
+mod thin;
 
 pub use choose::{Request, SPLIT_SALT, check, choose, enough, split_of};
 pub use error::Error;

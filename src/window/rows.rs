@@ -3,9 +3,9 @@
 use super::error::Error;
 use crate::domain::{ChatMessage, Prompt, PromptHash, Timestamp, WindowName};
 use crate::query::messages_from_json;
-use datafusion::arrow::array::{Array, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Schema, TimeUnit, TimestampMicrosecondType};
+use datafusion::arrow::datatypes::{DataType, Float64Type, Int64Type, Schema, TimeUnit, TimestampMicrosecondType};
 
 /// One row that the SQL returned.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +14,17 @@ pub(super) struct Candidate {
     pub request_time: Timestamp,
     /// Absent where there is no user turn to answer.
     pub prompt: Option<Prompt>,
+    /// What else the SQL says of it.
+    pub about: About,
+}
+
+/// The columns that an answer may have beside a prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct About {
+    pub requester: Option<String>,
+    pub stratum: Option<String>,
+    pub weight: f64,
+    pub error: bool,
 }
 
 /// Which column holds the prompt.
@@ -72,6 +83,7 @@ pub(super) fn read(window: &WindowName, batch: &RecordBatch, into: &mut Vec<Cand
     let ids = texts(window, batch, "request_id")?;
     let times = times(window, batch)?;
     let prompts = texts(window, batch, source.column())?;
+    let about = abouts(window, batch)?;
     for row in 0..batch.num_rows() {
         let missing = |column| Error::MissingValue { window: window.clone(), row: into.len() + 1, column };
         if ids.is_null(row) {
@@ -89,7 +101,7 @@ pub(super) fn read(window: &WindowName, batch: &RecordBatch, into: &mut Vec<Cand
             messages,
             request_time,
         });
-        into.push(Candidate { request_id, request_time, prompt });
+        into.push(Candidate { request_id, request_time, prompt, about: about[row].clone() });
     }
     Ok(())
 }
@@ -102,6 +114,37 @@ fn messages(source: Source, cell: &str) -> Option<Vec<ChatMessage>> {
     };
     let asked = messages.iter().any(|m| m.role == "user" && !m.content.trim().is_empty());
     asked.then_some(messages)
+}
+
+/// What the optional columns say of each row.
+fn abouts(window: &WindowName, batch: &RecordBatch) -> Result<Vec<About>, Error> {
+    let column = |name: &'static str, kind: DataType, wanted: &'static str| {
+        let Some(array) = batch.column_by_name(name) else { return Ok(None) };
+        cast(array, &kind).map(Some).map_err(|_| column_type(window, name, array.data_type(), wanted))
+    };
+    let (requesters, strata) =
+        (column("requester", DataType::Utf8, "text")?, column("stratum", DataType::Utf8, "text")?);
+    let weights = column("weight", DataType::Float64, "number")?;
+    let (errors, codes) =
+        (column("error", DataType::Boolean, "boolean")?, column("status_code", DataType::Int64, "number")?);
+    let text = |array: &Option<ArrayRef>, row: usize| {
+        let array = array.as_ref()?.as_string::<i32>();
+        array.is_valid(row).then(|| array.value(row).to_owned())
+    };
+    let about = |row: usize| {
+        let flagged = errors.as_ref().map(|a| a.as_boolean()).is_some_and(|a| a.is_valid(row) && a.value(row));
+        let code =
+            codes.as_ref().map(|a| a.as_primitive::<Int64Type>()).filter(|a| a.is_valid(row)).map(|a| a.value(row));
+        let weight =
+            weights.as_ref().map(|a| a.as_primitive::<Float64Type>()).filter(|a| a.is_valid(row)).map(|a| a.value(row));
+        About {
+            requester: text(&requesters, row),
+            stratum: text(&strata, row),
+            weight: if weights.is_some() { weight.unwrap_or(0.0) } else { 1.0 },
+            error: flagged || code.is_some_and(|code| code >= 400),
+        }
+    };
+    Ok((0..batch.num_rows()).map(about).collect())
 }
 
 fn texts(window: &WindowName, batch: &RecordBatch, column: &'static str) -> Result<StringArray, Error> {

@@ -125,6 +125,13 @@ async fn a_cycle_starts_by_itself_survives_its_daemon_and_ends_in_a_version_and_
     assert_eq!((listed.len(), listed[0]["state"].as_str()), (1, Some("done")));
     let shown = pelton(&["cycle", "show", last.cycle.as_str(), "--json", "--config", path]);
     assert_eq!(shown.len(), events.len());
+    // Made again from the same version of the table, it is the same byte for byte.
+    let again = pelton(&["model", "reproduce", "sql-tiny@v1", "--json", "--config", path]);
+    assert_eq!(again[0]["same"], true, "{again:?}");
+    assert!(again[0]["source"].as_str().unwrap().contains("the window's SQL"), "{again:?}");
+    let pulled = home.dir.path().join("pulled");
+    pelton(&["model", "pull", "sql-tiny@v1", pulled.to_str().unwrap(), "--json", "--config", path]);
+    assert!(pulled.join("adapter_model.safetensors").exists() && pulled.join("report.html").exists());
     let models = pelton(&["model", "list", "--json", "--config", path]);
     assert_eq!(models.len(), 1, "{models:?}");
 }

@@ -3,7 +3,9 @@
 use pelton::config::Gate;
 use pelton::domain::{Answer, Comparison, EvalReport, Interval, PromptHash, Verdict};
 use pelton::evaluate::page::{Curve, Page, render};
-use pelton::evaluate::{conditions, evaluate, paired_interval, report_from_json, report_to_json};
+use pelton::evaluate::{
+    Watched, conditions, evaluate, evaluate_watched, paired_interval, report_from_json, report_to_json,
+};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -220,4 +222,50 @@ fn a_page_without_prompts_can_be_drawn() {
     let report = evaluate(&[], &gate(), 1);
     let page = page_of(&[], &report, "");
     assert!(page.contains(">not promoted<") && !page.contains("NaN"));
+}
+
+/// A clear gain on yes/no scores: 14 better, 2 worse of 60.
+fn clear() -> Vec<Comparison> {
+    let pair = |i: usize| match i {
+        0..14 => (0.0, 1.0),
+        14..16 => (1.0, 0.0),
+        _ => (0.0, 0.0),
+    };
+    (0..60).map(|i| comparison(i, pair(i).0, pair(i).1)).collect()
+}
+
+#[test]
+fn a_gain_that_costs_a_pinned_suite_too_much_is_refused() {
+    let mut gate = gate();
+    let suite = |margin: f64| toml::from_str(&format!("path = 's.jsonl'\nregression_max = {margin}")).unwrap();
+    let pairs: Vec<(f64, f64)> = (0..20).map(|i| (1.0, if i < 2 { 0.0 } else { 1.0 })).collect();
+    let watched = Watched { suites: [("old".to_owned(), pairs)].into(), base_reward: Some(0.1), ..Watched::default() };
+    for (margin, promoted) in [(0.15, true), (0.05, false)] {
+        gate.suites = [("old".to_owned(), suite(margin))].into();
+        let report = evaluate_watched(&clear(), &watched, &gate, 1);
+        assert_eq!(report.verdict.is_promote(), promoted, "{margin}: {:?}", report.verdict);
+        assert_eq!(report_from_json(&report_to_json(&report, &gate)), Some(report));
+    }
+}
+
+#[test]
+fn yes_no_scores_are_tested_by_mcnemar_too() {
+    let report = evaluate(&clear(), &gate(), 1);
+    let signs = report.guards.signs.unwrap();
+    assert_eq!((signs.gains, signs.losses), (14, 2));
+    assert!((signs.chance - 0.004_180_908).abs() < 1e-8, "{signs:?}");
+    assert!(report.verdict.is_promote());
+    let graded: Vec<Comparison> = (0..60).map(|i| comparison(i, 0.25, 0.5)).collect();
+    assert_eq!(evaluate(&graded, &gate(), 1).guards.signs, None);
+}
+
+#[test]
+fn each_comparison_since_the_last_promotion_has_to_be_surer() {
+    let at = |comparison| evaluate_watched(&clear(), &Watched { comparison, ..Watched::default() }, &gate(), 1);
+    assert_eq!(at(1).confidence, 0.95);
+    assert!((at(2).confidence - 0.9875).abs() < 1e-12);
+    assert!(at(1).verdict.is_promote() && !at(12).verdict.is_promote());
+    let plain = Gate { multiple_testing: false, ..gate() };
+    let twelfth = evaluate_watched(&clear(), &Watched { comparison: 12, ..Watched::default() }, &plain, 1);
+    assert!(twelfth.verdict.is_promote());
 }

@@ -107,6 +107,7 @@ async fn learn(lake: &Lake) -> VersionRef {
         train: vec![prompt(secret(), "10")],
         holdout: vec![prompt(shared(), "11")],
         left_out: vec![],
+        reasons: std::collections::BTreeMap::new(),
     };
     lake.append_training_window(&cycle(), &set, now()).await.unwrap();
     let candidate = |messages: &[ChatMessage]| Candidate {

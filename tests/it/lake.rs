@@ -126,6 +126,7 @@ async fn a_step_that_runs_again_appends_nothing() {
         train: vec![prompt("b"), prompt("a"), prompt("\"c\"\n")],
         holdout: vec![prompt("d")],
         left_out: Vec::new(),
+        reasons: std::collections::BTreeMap::new(),
     };
     assert_eq!(lake.training_set(&cycle()).await.unwrap(), None);
     let sampled = [candidate(0, None), candidate(1, None)];

@@ -13,6 +13,7 @@ mod eval;
 mod evaluate;
 mod evolution;
 mod faults;
+mod flywheel;
 mod forget;
 mod formats;
 mod full_disk;

@@ -55,6 +55,7 @@ async fn prepared(dir: &Path, brokers: &str) -> (PathBuf, Lake, CycleId) {
         train,
         holdout,
         left_out: Vec::new(),
+        reasons: std::collections::BTreeMap::new(),
     };
     lake.append_training_window(&id, &set, pelton::runtime::now()).await.unwrap();
     (path, lake, id)

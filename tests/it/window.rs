@@ -29,6 +29,7 @@ async fn chosen(rows: &[LogRow], sql: &str, prompts_max: usize) -> Result<Traini
         table_version: 7,
         since: Timestamp::from_micros(0),
         until: Timestamp::from_micros(1_000_000),
+        avoid: &[],
     };
     choose(&request, vec![inference_log(rows)]).await
 }
@@ -79,6 +80,67 @@ async fn every_row_is_taken_or_left_out_with_its_reason() {
 }
 
 #[tokio::test]
+async fn errors_near_duplicates_evaluation_sets_and_busy_users_are_left_out_and_strata_share_the_room() {
+    let sql = "SELECT request_id, request_time, messages, split_part(request_id, '-', 1) AS requester, \
+               split_part(request_id, '-', 2) AS stratum, split_part(request_id, '-', 3) = 'bad' AS error \
+               FROM inference_log WHERE request_time >= $since AND request_time < $until";
+    let long = "list every customer in Berlin who ordered more than three times in the last year";
+    let rows = [
+        asked("ann-big-1", 10, "first question of ann about her orders"),
+        asked("ann-big-2", 20, "second thing that she wanted to know"),
+        asked("ann-big-3", 30, "a third and last request for today"),
+        asked("bob-big-1", 40, "what does shipping to Norway cost"),
+        asked("cat-big-1", 50, "who is the oldest supplier that we have"),
+        asked("dan-small-1", 5, "how are refunds booked in the ledger"),
+        asked("eve-big-bad", 60, "something that was answered with an error"),
+        asked("fay-big-1", 70, long),
+        asked("gil-big-1", 80, &format!("{long} please")),
+        asked("hal-big-1", 90, "Which table holds the invoices of March, and who wrote them?"),
+    ];
+    let (name, mut window) = (name(), config(sql, 4));
+    (window.near_duplicates, window.per_user_max) = (Some(0.7), Some(2));
+    let avoid = ["which table holds the invoices of march and who wrote them".to_owned()];
+    let (since, until) = (Timestamp::EPOCH, Timestamp::from_millis(1000));
+    let request = Request { name: &name, window: &window, table_version: 0, since, until, avoid: &avoid };
+    let set = choose(&request, vec![inference_log(&rows)]).await.unwrap();
+    // The small stratum's one prompt is taken although it is the oldest; the rest is the latest of the big one.
+    assert_eq!(ids(&set), BTreeSet::from(["dan-small-1", "gil-big-1", "cat-big-1", "bob-big-1"]));
+    assert_eq!(
+        reasons(&set),
+        [
+            ("eve-big-bad", Exclusion::Error),
+            ("fay-big-1", Exclusion::NearDuplicate),
+            ("hal-big-1", Exclusion::Contaminated),
+            ("ann-big-1", Exclusion::UserMaximum),
+            ("ann-big-2", Exclusion::OverMaximum),
+            ("ann-big-3", Exclusion::OverMaximum),
+        ]
+    );
+    assert_eq!(set.reasons.len(), 4);
+    assert!(
+        set.reasons.values().any(|why| why == "the only call with this prompt; of the stratum `small`"),
+        "{:?}",
+        set.reasons
+    );
+}
+
+#[tokio::test]
+async fn a_weight_makes_a_prompt_as_much_more_likely() {
+    let sql = "SELECT request_id, request_time, messages, CASE WHEN request_id LIKE 'heavy%' THEN 3.0 \
+               WHEN request_id LIKE 'never%' THEN 0.0 ELSE 1.0 END AS weight \
+               FROM inference_log WHERE request_time >= $since AND request_time < $until";
+    let kinds = ["heavy", "light", "never"];
+    let rows: Vec<LogRow> = (0..600)
+        .map(|i| asked(&format!("{}-{i}", kinds[i % 3]), 1 + i64::try_from(i).unwrap(), &format!("q{i}")))
+        .collect();
+    let set = chosen(&rows, sql, 100).await.unwrap();
+    let of = |kind: &str| ids(&set).iter().filter(|id| id.starts_with(kind)).count();
+    assert_eq!((of("heavy") + of("light"), of("never")), (100, 0));
+    // Three to one, but for those that are used up: about 70 of 100. The draw is a hash, so that this is the same each time.
+    assert!((62..=80).contains(&of("heavy")), "{}", of("heavy"));
+}
+
+#[tokio::test]
 async fn the_set_does_not_depend_on_the_order_of_the_rows() {
     let mut rows: Vec<LogRow> =
         (0..300).map(|i| asked(&format!("r-{i}"), 1 + (i * 37) % 100, &format!("q{}", i % 190))).collect();
@@ -102,7 +164,7 @@ async fn an_unordered_limit_takes_the_same_rows_each_time() {
     for _ in 0..5 {
         let tables = vec![table("inference_log", (0..8).map(|p| batches(p * 50)).collect())];
         let (since, until) = (Timestamp::EPOCH, Timestamp::from_millis(1000));
-        let request = Request { name: &name, window: &window, table_version: 0, since, until };
+        let request = Request { name: &name, window: &window, table_version: 0, since, until, avoid: &[] };
         sets.push(choose(&request, tables).await.unwrap());
     }
     assert!(sets.iter().all(|set| *set == sets[0]));

@@ -11,6 +11,7 @@ mod kafka;
 mod lake;
 mod modes;
 mod rig;
+mod wheel;
 
 use rig::Outcome;
 use std::io::Write as _;
@@ -26,6 +27,13 @@ fn main() -> ExitCode {
     };
     let times = after("--times").map(|n| n.parse::<u32>().expect("--times N is a number"));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if mode == "wheel" {
+        let minutes = times.unwrap_or(120);
+        let (figures, held) = runtime.block_on(wheel::run(minutes.into()));
+        println!("| {figures} |");
+        write_line(&figures, after("--json"));
+        return if held { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let began = Instant::now();
     let outcome = runtime.block_on(modes::run(mode, times));
     let Some(outcome) = outcome else {
@@ -47,6 +55,10 @@ fn report(mode: &str, outcome: &Outcome, seconds: u64, file: Option<String>) {
         "duplicated": duplicated, "given_up": given_up, "audit_clean": clean, "seconds": seconds,
         "time": pelton::runtime::now().to_string(),
     });
+    write_line(&line, file);
+}
+
+fn write_line(line: &serde_json::Value, file: Option<String>) {
     if let Some(file) = file {
         let mut out = std::fs::File::options().create(true).append(true).open(file).unwrap();
         writeln!(out, "{line}").unwrap();

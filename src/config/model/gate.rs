@@ -3,6 +3,7 @@
 use super::Score;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// When a version is promoted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +32,33 @@ pub struct Gate {
     /// no condition; more than 1 is warned of in the report all the same.
     #[schemars(range(min = 0.0))]
     pub kl_to_base_max: Option<f64>,
+    /// Whether each further comparison since the last promotion has to be surer: the k-th counts with a confidence of
+    /// `1 - (1 - confidence) / k²`, so that all together are wrong no more often than 1.65 times as one. Default: true.
+    pub multiple_testing: bool,
+    /// Pinned suites of prompts, by name, that the challenger must not answer worse. Default: none.
+    pub suites: BTreeMap<String, Suite>,
+}
+
+/// A pinned suite of prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Suite {
+    /// The file: JSON lines with `prompt` or `messages`, and optionally `truth`, `document` or `schema`.
+    #[schemars(length(min = 1))]
+    pub path: String,
+    /// By how much the mean reward on it may fall. Default: 0.02.
+    #[serde(default = "Suite::regression_max")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub regression_max: f64,
+    /// What scores it, such as `{ answer = { kind = "exact" } }` for answers with a truth. Default: the gate's scorers.
+    #[serde(default)]
+    pub score: Option<Score>,
+}
+
+impl Suite {
+    fn regression_max() -> f64 {
+        0.02
+    }
 }
 
 impl Default for Gate {
@@ -43,6 +71,8 @@ impl Default for Gate {
             score: None,
             length_ratio_max: None,
             kl_to_base_max: None,
+            multiple_testing: true,
+            suites: BTreeMap::new(),
         }
     }
 }

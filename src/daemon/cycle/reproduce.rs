@@ -118,6 +118,7 @@ async fn again(job: &Job<'_>, control: &Control, manifest: &Manifest) -> Result<
         base_hash: manifest.base_hash.clone(),
         tables: serde_json::from_value(manifest.window["tables"].clone()).context("the manifest's `window.tables`")?,
         until_micros: until.micros(),
+        comparison: 1,
     };
     let champion = release::champion(job, &base, plan.champion.as_deref()).await?;
     let scorers = scorers::open(job, settings, plan.seed, &plan.tables).await?;

@@ -2,6 +2,7 @@
 
 use super::{Turn, workspace};
 use crate::config::StrategyKind;
+use crate::daemon::eval::read_prompts;
 use crate::domain::{
     Answer, Candidate, ChatMessage, Comparison, EvalReport, Prompt, PromptHash, Timestamp, TrainingSet,
 };
@@ -13,7 +14,7 @@ use crate::tao::explore::{Explored, PastAnswer, Policies};
 use crate::tao::score::{Case, Composition};
 use crate::tao::{self, Watch};
 use crate::{daemon::schedule::Past, window};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use tokio::task::block_in_place;
@@ -44,13 +45,16 @@ impl Tuned {
     }
 
     /// What the gate watches beside the gain.
-    pub(super) fn watched(&self, compared: &Compared) -> Watched {
+    pub(super) fn watched(&self, compared: &Compared, comparison: u32) -> Watched {
         // Not the step's own mean: prompts whose samples all earn the same, as after a collapse, are in no step.
         let rewards = self.curve.iter().filter_map(|step| step["round_reward_mean"].as_f64());
         Watched {
             training: compared.training.clone(),
             training_curve: rewards.collect(),
             kl_to_base: Some(compared.kl),
+            base_reward: compared.base,
+            suites: compared.suites.clone(),
+            comparison,
         }
     }
 
@@ -75,7 +79,9 @@ pub(super) async fn collect(turn: &Turn<'_>) -> Result<TrainingSet> {
 }
 
 pub(super) async fn choose(turn: &Turn<'_>, since: Timestamp, until: Timestamp) -> Result<TrainingSet> {
+    let avoid = crate::daemon::avoided(turn.job.config, turn.window_name)?;
     let request = window::Request {
+        avoid: &avoid,
         name: turn.window_name,
         window: turn.window,
         table_version: turn.plan.version_of(TableName::InferenceLog),
@@ -199,6 +205,10 @@ pub(super) struct Compared {
     pub(super) training: Option<Vec<(f64, f64)>>,
     /// The challenger's distance from the base, nats a token.
     pub(super) kl: f64,
+    /// The base's mean reward, where another than it is the champion.
+    pub(super) base: Option<f64>,
+    /// Both sides' rewards on each pinned suite.
+    pub(super) suites: BTreeMap<String, Vec<(f64, f64)>>,
 }
 
 /// Champion and challenger answer the holdout, greedily; the gate's scorers judge both.
@@ -226,7 +236,13 @@ pub(super) fn compare(turn: &Turn<'_>, set: &TrainingSet, challenger: &Lora) -> 
         let (text, tokens) = if side == 0 { &before[i] } else { &after[i] };
         Answer { text: text.clone(), reward, correct: correct[side][i], tokens: *tokens }
     };
-    let mut compared = Compared { comparisons: Vec::new(), training: None, kl: kl_to_base(turn, prompts, challenger)? };
+    let mut compared = Compared {
+        comparisons: Vec::new(),
+        training: None,
+        kl: kl_to_base(turn, prompts, challenger)?,
+        base: base_reward(turn, gate, prompts)?,
+        suites: suites(turn, champion, challenger)?,
+    };
     for (i, prompt) in prompts.iter().enumerate() {
         let (Some(champion), Some(challenger)) = judged[i] else { continue };
         let question = prompt.messages.iter().rev().find(|m| m.role == "user").map(|m| m.content.clone());
@@ -243,7 +259,48 @@ pub(super) fn compare(turn: &Turn<'_>, set: &TrainingSet, challenger: &Lora) -> 
 /// What the gate says of the comparisons: pure but for the seed.
 pub(super) fn judge(turn: &Turn<'_>, tuned: &Tuned, compared: &Compared) -> EvalReport {
     let seed = derive_seed(turn.seed, "gate", &[]);
-    evaluate_watched(&compared.comparisons, &tuned.watched(compared), &turn.settings.gate, seed)
+    evaluate_watched(&compared.comparisons, &tuned.watched(compared, turn.plan.comparison), &turn.settings.gate, seed)
+}
+
+/// What the base alone earns on the holdout; nothing where it is the champion.
+fn base_reward(turn: &Turn<'_>, gate: &Composition, prompts: &[Prompt]) -> Result<Option<f64>> {
+    if turn.champion.is_none() {
+        return Ok(None);
+    }
+    let answers = texts(turn, prompts, None)?;
+    let rewards: Vec<f64> = both(turn, gate, prompts, &answers, &answers)?.into_iter().filter_map(|(r, _)| r).collect();
+    #[expect(clippy::cast_precision_loss, reason = "prompts are counted in thousands")]
+    Ok((!rewards.is_empty()).then(|| rewards.iter().sum::<f64>() / rewards.len() as f64))
+}
+
+/// Both sides on the pinned suites, each by its own scorers or the gate's.
+fn suites(turn: &Turn<'_>, champion: Option<&Lora>, challenger: &Lora) -> Result<BTreeMap<String, Vec<(f64, f64)>>> {
+    let mut all = BTreeMap::new();
+    for (name, suite) in &turn.settings.gate.suites {
+        let place = || format!("models.{}.gate.suites.{name}", turn.job.model);
+        let asked = read_prompts(&turn.job.config.resolve(&suite.path)).with_context(place)?;
+        let own = match &suite.score {
+            Some(score) => {
+                let open = || Composition::open(score, &|path| turn.job.config.resolve(path), &[]);
+                Some(block_in_place(open).with_context(place)?)
+            }
+            None => None,
+        };
+        let scorers = own.as_ref().or(turn.scorers.held_out.as_ref()).unwrap_or(&turn.scorers.training);
+        let conversations: Vec<_> = asked.iter().map(|a| a.messages.clone()).collect();
+        let rewards = |adapter: Option<&Lora>| -> Result<Vec<Option<f64>>> {
+            let options = &turn.settings.explore;
+            let answers =
+                block_in_place(|| tao::explore::answer_greedily(&turn.base, adapter, &conversations, options))?;
+            let cases: Vec<Case<'_>> = asked.iter().zip(&answers).map(|(a, (text, _))| a.case(text)).collect();
+            let quiet = |_: tao::Progress| {};
+            let watch = Watch::new(&quiet, turn.control.flag());
+            Ok(block_in_place(|| scorers.judge(&cases, &watch))?.into_iter().map(|v| v.reward).collect())
+        };
+        let pairs = rewards(champion)?.into_iter().zip(rewards(Some(challenger))?);
+        all.insert(name.clone(), pairs.filter_map(|(before, after)| Some((before?, after?))).collect());
+    }
+    Ok(all)
 }
 
 fn texts(turn: &Turn<'_>, prompts: &[Prompt], adapter: Option<&Lora>) -> Result<Vec<(String, u32)>> {

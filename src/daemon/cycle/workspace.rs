@@ -8,7 +8,7 @@
 use super::steps::{Compared, Tuned};
 use super::{Job, Turn};
 use crate::config::Model as ModelConfig;
-use crate::domain::{Answer, Comparison, EvalReport, PromptHash, Timestamp, VersionNumber};
+use crate::domain::{Answer, Comparison, EvalReport, PromptHash, Timestamp, Version, VersionNumber, VersionState};
 use crate::evaluate::{report_from_json, report_to_json};
 use crate::lake::{Lake, TableName};
 use crate::model::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Lora, Model};
@@ -41,6 +41,8 @@ pub(super) struct Plan {
     pub(super) tables: BTreeMap<String, i64>,
     /// `$until` of the window, microseconds since the epoch.
     pub(super) until_micros: i64,
+    /// The how manyth comparison since the last promotion its own will be, from 1.
+    pub(super) comparison: u32,
 }
 
 impl Plan {
@@ -71,9 +73,17 @@ pub(super) async fn plan(job: &Job<'_>, settings: &ModelConfig, base: &Model) ->
         base_hash: base.content_hash().to_owned(),
         tables,
         until_micros,
+        comparison: comparisons_since_promotion(&versions) + 1,
     };
     write(job, "plan.json", &plan).await?;
     Ok(plan)
+}
+
+/// Challengers that the gate has refused since a version was promoted last: all were compared with the same champion.
+fn comparisons_since_promotion(versions: &[Version]) -> u32 {
+    let since = versions.iter().rposition(|v| v.state == VersionState::Promoted).map_or(0, |at| at + 1);
+    let refused = versions[since..].iter().filter(|v| v.state == VersionState::Rejected);
+    u32::try_from(refused.count()).unwrap_or(u32::MAX - 1)
 }
 
 /// Both sides' answers: those that are written, or those of `compare`, which are written.
@@ -105,7 +115,8 @@ fn compared_to_json(compared: &Compared) -> Value {
                "champion": answer(&c.champion), "challenger": answer(&c.challenger)})
     };
     let all: Vec<Value> = compared.comparisons.iter().map(one).collect();
-    json!({"comparisons": all, "training": compared.training, "kl": compared.kl})
+    json!({"comparisons": all, "training": compared.training, "kl": compared.kl, "base": compared.base,
+           "suites": compared.suites})
 }
 
 fn compared_from_json(value: &Value) -> Option<Compared> {
@@ -124,6 +135,8 @@ fn compared_from_json(value: &Value) -> Option<Compared> {
         comparisons: value["comparisons"].as_array()?.iter().map(one).collect::<Option<_>>()?,
         training: training.map(|all| all.iter().map(pair).collect::<Option<_>>()).unwrap_or_default(),
         kl: value["kl"].as_f64()?,
+        base: value["base"].as_f64(),
+        suites: serde_json::from_value(value["suites"].clone()).ok()?,
     })
 }
 

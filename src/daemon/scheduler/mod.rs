@@ -148,7 +148,7 @@ async fn look(
         }
     }
     if past.may_count(model, now()) {
-        count(lake, watched, window_name, window, past.since).await?;
+        count((config, lake), watched, window_name, window, past.since).await?;
     }
     if let Some(trigger) = decide(&past, model, watched.enough, started, now()) {
         lake.check_fences(std::slice::from_ref(fence)).await?;
@@ -169,12 +169,19 @@ fn open_cycles(events: &[CycleEvent]) -> Vec<Standing> {
 }
 
 /// Counts the window's fresh prompts, where the table has changed since the last count.
-async fn count(lake: &Lake, watched: &mut Watched, name: &WindowName, window: &Window, since: Timestamp) -> Result<()> {
+async fn count(
+    (config, lake): (&Config, &Lake),
+    watched: &mut Watched,
+    name: &WindowName,
+    window: &Window,
+    since: Timestamp,
+) -> Result<()> {
     let table_version = lake.version(TableName::InferenceLog).await?;
     if watched.counted == Some(table_version) {
         return Ok(());
     }
-    let request = window::Request { name, window, table_version, since, until: now() };
+    let avoid = super::avoided(config, name)?;
+    let request = window::Request { name, window, table_version, since, until: now(), avoid: &avoid };
     let set = window::choose(&request, super::tables(lake, Some(table_version)).await?).await?;
     watched.enough = window::enough(&set, window).is_ok();
     watched.counted = Some(table_version);

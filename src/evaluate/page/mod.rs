@@ -129,6 +129,14 @@ fn scores(page: &Page<'_>) -> String {
         let percent = |share: f64| format!("{:.1} %", share * 100.0);
         rows += &row("Accuracy, where the truth is known", percent(champion), percent(challenger), interval_text(gain));
     }
+    if let Some(base) = report.guards.base_reward {
+        rows += &row("Mean reward of the base alone", format!("{base:.3}"), "–".to_owned(), "–".to_owned());
+    }
+    for suite in &report.guards.suites {
+        let name = format!("Suite {} ({} prompts)", escape(&suite.name), suite.prompts);
+        let side = |reward: f64| format!("{reward:.3}");
+        rows += &row(&name, side(suite.reward.champion), side(suite.reward.challenger), interval_text(suite.gain));
+    }
     if let Some(gain) = report.guards.training_gain {
         rows += &row("Mean reward by the training's scorers", "–".to_owned(), "–".to_owned(), interval_text(gain));
     }

@@ -35,9 +35,9 @@ pub(in crate::lake) fn rows(cycle: &CycleId, time: Timestamp, set: &TrainingSet)
     let all: Vec<(Split, i32, Prompt)> =
         side(Split::Train, &set.train).chain(side(Split::Holdout, &set.holdout)).collect();
     let same = |text: &str| StringArray::from_iter_values(all.iter().map(|_| text.to_owned()));
-    let reason = |split: Split| match split {
-        Split::Train => "latest call with this prompt; its hash is on the train side",
-        Split::Holdout => "latest call with this prompt; its hash is on the holdout side",
+    let reason = |split: Split, prompt: &Prompt| {
+        let why = set.reasons.get(&prompt.hash).map_or("latest call with this prompt", String::as_str);
+        format!("{why}; its hash is on the {} side", split.as_str())
     };
     batch(
         TableName::TrainingWindow,
@@ -51,7 +51,7 @@ pub(in crate::lake) fn rows(cycle: &CycleId, time: Timestamp, set: &TrainingSet)
             Arc::new(times(all.iter().map(|_| Some(set.until)))),
             Arc::new(Int32Array::from_iter_values(all.iter().map(|(_, i, _)| *i))),
             Arc::new(StringArray::from_iter_values(all.iter().map(|(s, _, _)| s.as_str()))),
-            Arc::new(StringArray::from_iter_values(all.iter().map(|(s, _, _)| reason(*s)))),
+            Arc::new(StringArray::from_iter_values(all.iter().map(|(s, _, p)| reason(*s, p)))),
             Arc::new(StringArray::from_iter_values(all.iter().map(|(_, _, p)| &p.request_id))),
             Arc::new(times(all.iter().map(|(_, _, p)| Some(p.request_time)))),
             Arc::new(StringArray::from_iter_values(all.iter().map(|(_, _, p)| p.hash.to_string()))),
@@ -94,6 +94,7 @@ fn heading(reader: &Reader<'_>) -> Result<TrainingSet> {
         train: Vec::new(),
         holdout: Vec::new(),
         left_out: Vec::new(),
+        reasons: std::collections::BTreeMap::new(),
     })
 }
 

@@ -1,0 +1,101 @@
+//! What people tell cycles, and what follows from tries that fail.
+
+use super::rig::Rig;
+use crate::support::kafka::{Daemon, until};
+use pelton::domain::{CycleState, Trigger};
+use serde_json::Value;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(180);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_cycle_stops_within_seconds_says_so_and_can_be_tried_again() {
+    // So much that it cannot be done before it is cancelled.
+    let rig = Rig::new("", "").await;
+    let id = rig.cycle(Trigger::Hand, 400).await;
+    let mut running = rig.command(&["cycle", "resume", id.as_str()]).stderr(Stdio::null()).spawn().unwrap();
+    until("it explores", PATIENCE, async || rig.state(&id).await == CycleState::Explore).await;
+    let busy = rig.pelton(&["cycle", "resume", id.as_str()]);
+    assert!(!busy.status.success() && String::from_utf8_lossy(&busy.stderr).contains("at work"), "{busy:?}");
+
+    let asked = Instant::now();
+    let said = rig.json(&["cycle", "cancel", id.as_str(), "--json"]);
+    assert_eq!(said["state"], "cancelled", "{said}");
+    assert_eq!(running.wait().unwrap().code(), Some(3));
+    // A bound on a promise to people: seconds, with room for a crowded machine.
+    assert!(asked.elapsed() < Duration::from_secs(25), "{:?}", asked.elapsed());
+    assert!(!rig.pelton(&["cycle", "cancel", id.as_str()]).status.success(), "it has ended already");
+    assert!(!rig.pelton(&["cycle", "resume", id.as_str()]).status.success());
+
+    // Opened again it goes on with what it has explored; and can be cancelled where nobody runs it.
+    assert_eq!(rig.json(&["cycle", "retry", id.as_str(), "--queue", "--json"])["cycle"], id.as_str());
+    assert_eq!(rig.state(&id).await, CycleState::Requested);
+    assert_eq!(rig.json(&["cycle", "cancel", id.as_str(), "--json"])["attempt"], 2);
+    assert_eq!(rig.versions().await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_cycle_is_tried_again_then_parked_with_its_error_and_its_log_is_kept() {
+    let rig = Rig::new("", "schedule = { retries_max = 1, retry_pause_seconds = 1 }").await;
+    std::fs::rename(rig.dir.path().join("shop"), rig.dir.path().join("gone")).unwrap();
+    let id = rig.cycle(Trigger::Queued, 16).await;
+    let mut daemon = Daemon::start(&rig.path);
+    until("it is parked", PATIENCE, async || {
+        daemon.assert_alive(&rig.path);
+        rig.state(&id).await == CycleState::Parked
+    })
+    .await;
+    let events = rig.events(&id).await;
+    let failed = |e: &&pelton::domain::CycleEvent| e.state == CycleState::Failed;
+    assert_eq!(events.iter().filter(failed).map(|e| e.attempt).collect::<Vec<_>>(), [1, 2]);
+    let last: Value = serde_json::from_str(&events.last().unwrap().detail).unwrap();
+    assert!(last["error"].as_str().unwrap().contains("shop"), "{last}");
+    let log = rig.pelton(&["cycle", "logs", id.as_str()]);
+    assert!(String::from_utf8_lossy(&log.stdout).contains("shop"), "{log:?}");
+
+    // It blocks nothing: what is asked for next runs. Mended, the parked one ends in a version.
+    std::fs::rename(rig.dir.path().join("gone"), rig.dir.path().join("shop")).unwrap();
+    let next = rig.cycle(Trigger::Queued, 16).await;
+    until("the next is done", PATIENCE, async || rig.state(&next).await == CycleState::Done).await;
+    rig.json(&["cycle", "retry", id.as_str(), "--queue", "--json"]);
+    until("the parked one is done", PATIENCE, async || rig.state(&id).await == CycleState::Done).await;
+    assert!(daemon.stop().success());
+    assert_eq!(rig.versions().await.len(), 4);
+    assert_eq!(rig.announced().await, rig.versions().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_takes_too_much_memory_is_ended_and_says_what_to_change() {
+    let rig = Rig::new("[cycle]\nmemory_bytes_max = 20000000", "schedule = { retries_max = 0 }").await;
+    let id = rig.cycle(Trigger::Queued, 60).await;
+    let mut daemon = Daemon::start(&rig.path);
+    until("it is parked", PATIENCE, async || {
+        daemon.assert_alive(&rig.path);
+        rig.state(&id).await == CycleState::Parked
+    })
+    .await;
+    assert!(daemon.stop().success());
+    let error = pelton::daemon::cycle::standing(&rig.lake, &id).await.unwrap().error.unwrap();
+    for part in ["cycle.memory_bytes_max", "optimize.batch_tokens_max", "may have 19"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launcher_runs_the_cycle_elsewhere_and_its_lines_are_kept() {
+    let launcher = r#"[cycle]
+launcher = ["sh", "-c", "echo launched for {model}; exec {pelton} cycle resume {cycle} --token {token} --config {config}"]"#;
+    let rig = Rig::new(launcher, "").await;
+    let id = rig.cycle(Trigger::Queued, 16).await;
+    let mut daemon = Daemon::start(&rig.path);
+    until("it is done", PATIENCE, async || {
+        daemon.assert_alive(&rig.path);
+        rig.state(&id).await == CycleState::Done
+    })
+    .await;
+    assert!(daemon.stop().success());
+    let log = rig.pelton(&["cycle", "logs", id.as_str()]);
+    assert!(String::from_utf8_lossy(&log.stdout).contains("launched for sql-tiny"), "{log:?}");
+    assert_eq!(rig.announced().await, rig.versions().await);
+}
