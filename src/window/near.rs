@@ -24,12 +24,13 @@ pub(super) struct Near {
 impl Near {
     /// For pairs of at least this Jaccard similarity.
     pub(super) fn new(threshold: f64) -> Self {
-        let finds = |rows: &usize| {
-            let bands = (HASHES / rows) as f64;
-            (1.0 / bands).powf(1.0 / *rows as f64) <= threshold * 0.85
-        };
-        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-        let rows = [16, 8, 4, 2].into_iter().find(finds).unwrap_or(1);
+        // As many rows a band as still find a pair at the threshold; more rows compare fewer pairs in vain.
+        let finds =
+            |(bands, rows): &(u32, i32)| f64::from(*bands).recip().powf(f64::from(*rows).recip()) <= threshold * 0.85;
+        let rows = [(8, 16), (16, 8), (32, 4), (64, 2)]
+            .into_iter()
+            .find(finds)
+            .map_or(1, |(bands, _)| HASHES / bands as usize);
         let seeds = (0..HASHES as u64).map(|i| derive_seed(1, "minhash", &[i])).collect();
         Self { threshold, rows, seeds, sets: Vec::new(), bands: HashMap::new() }
     }

@@ -83,8 +83,7 @@ pub(super) fn read(window: &WindowName, batch: &RecordBatch, into: &mut Vec<Cand
     let ids = texts(window, batch, "request_id")?;
     let times = times(window, batch)?;
     let prompts = texts(window, batch, source.column())?;
-    let about = abouts(window, batch)?;
-    for row in 0..batch.num_rows() {
+    for (row, about) in abouts(window, batch)?.into_iter().enumerate() {
         let missing = |column| Error::MissingValue { window: window.clone(), row: into.len() + 1, column };
         if ids.is_null(row) {
             return Err(missing("request_id"));
@@ -101,7 +100,7 @@ pub(super) fn read(window: &WindowName, batch: &RecordBatch, into: &mut Vec<Cand
             messages,
             request_time,
         });
-        into.push(Candidate { request_id, request_time, prompt, about: about[row].clone() });
+        into.push(Candidate { request_id, request_time, prompt, about });
     }
     Ok(())
 }

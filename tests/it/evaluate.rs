@@ -120,7 +120,11 @@ fn the_gate_promotes_a_sure_gain_and_says_why_it_refuses() {
     assert!(evaluate(&lucky, &gate(), 1).reward_gain.low > 0.0);
     assert_eq!(
         refused(&lucky),
-        ["3 of them earned another reward than before, fewer than the 6 without which nothing is sure"]
+        [
+            "3 of them earned another reward than before, fewer than the 6 without which nothing is sure",
+            "3 prompts are answered well only by the challenger and 0 only by the champion: McNemar's exact probability, \
+             0.250, is not at most 0.050"
+        ]
     );
     // A great gain on too few prompts.
     let few: Vec<_> = (0..29).map(|i| comparison(i, 0.0, 1.0)).collect();
