@@ -12,6 +12,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
 COPY --from=build /src/target/release/pelton /usr/local/bin/pelton
 COPY --from=build /src/models /usr/share/pelton/models
 COPY --from=build /shop /usr/share/pelton/shop
+# The sidecar's queue on the disk and the adapters that it pulls; a volume made here has this owner.
+RUN mkdir -p /var/lib/pelton && chown 65534:65534 /var/lib/pelton
 USER 65534:65534
 WORKDIR /tmp
 ENTRYPOINT ["pelton"]

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the build and the tests need, where they are missing: a C and C++ compiler, make and
-# cmake (librdkafka, zstd, aws-lc), Java and Maven (Apache Kafka for the tests), Python (readers of other makers).
+# cmake (librdkafka, zstd, aws-lc), Java and Maven (Apache Kafka for the tests), Python and Node (readers and
+# clients of other makers).
 set -euo pipefail
 
 missing=()
@@ -13,6 +14,9 @@ need perl perl
 need java default-jre-headless
 need mvn maven
 need python3 python3
+need node nodejs
+need openssl openssl
+need npm npm
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
 [ ${#missing[@]} -eq 0 ] && exit 0
 

@@ -69,9 +69,10 @@ impl KafkaCallLog {
         log.sampling_fraction = Some(1.0);
         log.execution_duration_ms = i64::try_from(call.duration_ms).ok();
         log.requester = call.requester.as_deref();
-        log.operation = Some("chat");
+        log.operation = Some(call.operation);
         log.model = call.model.as_deref();
-        log.stream = Some(false);
+        log.model_version = call.model_version.as_deref();
+        log.stream = Some(call.stream);
         let payload = log.to_bytes()?;
         // The requester is the key, so that one user's calls stay in order.
         let key = call.requester.as_deref().unwrap_or(&call.request_id);

@@ -3,7 +3,7 @@
 use super::questions::{Dial, Question, Side, questions};
 use super::setting::{Options, Setting};
 use super::users;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::daemon::call_log::KafkaCallLog;
 use crate::daemon::cycle::{self, Progress, Truth};
 use crate::daemon::{audit, pipeline};
@@ -13,7 +13,8 @@ use crate::lake::Lake;
 use crate::model::Model;
 use crate::publish::read_events;
 use crate::runtime::{Shutdown, peak_rss_bytes};
-use crate::serve::{CallLog, Options as ServeOptions, Server, router};
+use crate::serve::{Options as ServeOptions, Server, router};
+use crate::sidecar::{self, Sidecar};
 use crate::tao::score::{Limits, Scorer};
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -199,14 +200,16 @@ pub async fn run(options: &Options, watch: &(dyn Fn(Progress) + Sync)) -> Result
         scorer: Scorer::open(&setting.dir.join("shop"), Limits::default())?,
     };
     let topic = config.ingest.topics.first().context("the demo's configuration has a topic")?;
-    let log = Arc::new(KafkaCallLog::new(&config.kafka, topic)?);
-    let address = serve(options, &config, log.clone()).await?;
+    let garbage = KafkaCallLog::new(&config.kafka, topic)?;
+    let server = serve(options, &config).await?;
+    let before_it = Before::start(&config, &server).await?;
+    let address = before_it.address.clone();
 
     let bar_asked = bar("asked", asked.len() as u64);
     let before = users::ask(&address, MODEL, &asked, 0.0, &bar_asked).await?;
     bar_asked.finish();
-    GARBAGE.iter().try_for_each(|bytes| log.send_raw(bytes))?;
-    tokio::task::block_in_place(|| log.flush(CATCH_UP))?;
+    GARBAGE.iter().try_for_each(|bytes| garbage.send_raw(bytes))?;
+    tokio::task::block_in_place(|| garbage.flush(CATCH_UP))?;
     ingesting.reach((asked.len() + GARBAGE.len()) as u64).await?;
 
     let model: ModelName = MODEL.parse()?;
@@ -220,15 +223,23 @@ pub async fn run(options: &Options, watch: &(dyn Fn(Progress) + Sync)) -> Result
     };
 
     let event = wait_for_event(&config, &event_id).await?;
-    let folder = setting.dir.join("lake/models").join(version.model.as_str()).join(version.number.to_string());
-    users::load_version(&address, &version.to_string(), &folder.to_string_lossy()).await?;
+    // A promoted version comes to the server by its event, and users go on asking for the model; a rejected one is loaded by
+    // hand and asked by its own name.
+    let name = if report.verdict.is_promote() {
+        before_it.until_serving(&version.to_string()).await?;
+        MODEL.to_owned()
+    } else {
+        let folder = setting.dir.join("lake/models").join(version.model.as_str()).join(version.number.to_string());
+        users::load_version(&server, &version.to_string(), &folder.to_string_lossy()).await?;
+        version.to_string()
+    };
     let bar_again = bar("asked again", asked.len() as u64);
-    let after = users::ask(&address, &version.to_string(), &asked, 0.0, &bar_again).await?;
+    let after = users::ask(&address, &name, &asked, 0.0, &bar_again).await?;
     bar_again.finish();
-    tokio::task::block_in_place(|| log.flush(CATCH_UP))?;
     let produced = 2 * asked.len() as u64;
     ingesting.reach(produced + GARBAGE.len() as u64).await?;
     ingesting.drain().await?;
+    before_it.drain().await?;
 
     let audited = audit::audit(&config.kafka, &lake).await?;
     let served = tokio::task::block_in_place(|| (truth.share(&asked, &after), truth.share(&asked, &before)));
@@ -252,12 +263,61 @@ pub async fn run(options: &Options, watch: &(dyn Fn(Progress) + Sync)) -> Result
     })
 }
 
+/// The sidecar before the server.
+struct Before {
+    address: String,
+    handle: sidecar::Handle,
+    shutdown: Shutdown,
+    task: JoinHandle<Result<(), sidecar::Error>>,
+}
+
+impl Before {
+    async fn start(config: &Config, server: &str) -> Result<Self> {
+        let mut config = config.clone();
+        let upstream = config::Upstream {
+            url: format!("http://{server}"),
+            kind: config::UpstreamKind::Vllm,
+            api_key: None,
+            health_path: "/health".to_owned(),
+        };
+        let alias = config::Alias { base: None, sticky: config::Sticky::default(), rollout: Vec::new(), shadow: None };
+        config.sidecar.upstreams = vec![upstream];
+        config.sidecar.models.insert(MODEL.to_owned(), alias);
+        config.sidecar.adapters.interval_ms = 200;
+        config.sidecar.drain_grace_ms = 0;
+        config.sidecar.drain_timeout_ms = 1_000;
+        let sidecar = Sidecar::new(crate::daemon::sidecar::parts(&config)?)?;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let (address, handle, shutdown) = (listener.local_addr()?.to_string(), sidecar.handle(), Shutdown::new());
+        let task = tokio::spawn(sidecar.run(listener, None, shutdown.clone()));
+        Ok(Self { address, handle, shutdown, task })
+    }
+
+    /// Waits until a promoted version is on the server and answers for the model.
+    async fn until_serving(&self, version: &str) -> Result<()> {
+        let begun = Instant::now();
+        while self.handle.serving(MODEL).as_deref() != Some(version) {
+            if begun.elapsed() > CATCH_UP {
+                bail!("{version} was promoted and does not answer after {} s", CATCH_UP.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    async fn drain(self) -> Result<()> {
+        self.shutdown.cancel();
+        Ok(self.task.await.context("the sidecar panicked")??)
+    }
+}
+
 /// Starts the server on a free port of the loopback.
-async fn serve(options: &Options, config: &Config, log: Arc<KafkaCallLog>) -> Result<String> {
+async fn serve(options: &Options, config: &Config) -> Result<String> {
     let settings = config.models.values().next().context("the demo's configuration has a model")?;
     let base = Arc::new(tokio::task::block_in_place(|| Model::load(&options.model, &candle_core::Device::Cpu))?);
     let serving = ServeOptions::of(MODEL, &settings.explore, &base);
-    let server = Server::new(base, serving, Some(log as Arc<dyn CallLog>))?;
+    // The sidecar before it logs.
+    let server = Server::new(base, serving, None)?;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
     // It ends with the process: the demo has asked its last question by then.

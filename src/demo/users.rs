@@ -24,23 +24,32 @@ pub(super) async fn ask(
             "model": model,
             "messages": [{"role": "user", "content": question.text}],
             "temperature": temperature,
+            "stream": true,
             "user": format!("user-{}", user % USERS),
         });
         let request = client.post(&url).json(&body);
         async move {
             let response = request.send().await.context("the server does not answer")?;
             let status = response.status();
-            let answer: Value = response.json().await.context("the server's answer is no JSON")?;
+            let text = response.text().await.context("the answer broke off")?;
             bar.inc(1);
-            match answer["choices"][0]["message"]["content"].as_str() {
-                Some(text) if status.is_success() => Ok(text.to_owned()),
-                _ => bail!("the server answered {status}: {answer}"),
+            match said(&text) {
+                Some(text) if status.is_success() => Ok(text),
+                _ => bail!("the server answered {status}: {text}"),
             }
         }
     };
     let answers: Vec<Result<String>> =
         futures::stream::iter(questions.iter().enumerate().map(one)).buffered(USERS).collect().await;
     answers.into_iter().collect()
+}
+
+/// The text of a streamed answer; nothing where it did not come to its end.
+fn said(stream: &str) -> Option<String> {
+    let events =
+        stream.strip_suffix("data: [DONE]\n\n")?.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
+    let chunks = events.map(|event| serde_json::from_str::<Value>(event).ok());
+    chunks.map(|chunk| Some(chunk?["choices"][0]["delta"]["content"].as_str().unwrap_or_default().to_owned())).collect()
 }
 
 /// Loads a version on the server, as the sidecar of an inference server would.

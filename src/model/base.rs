@@ -104,6 +104,20 @@ impl Model {
         self.encode(&text)
     }
 
+    /// As [`Model::encode_chat`], for messages and tools as OpenAI's API has them.
+    ///
+    /// # Errors
+    /// As [`Model::encode_chat`].
+    pub fn encode_chat_json(
+        &self,
+        messages: &[serde_json::Value],
+        tools: Option<&serde_json::Value>,
+    ) -> Result<Vec<u32>> {
+        let missing = || Error::MissingChatTemplate { folder: self.folder.clone() };
+        let text = self.template.as_ref().ok_or_else(missing)?.render_json(messages, tools)?;
+        self.encode(&text)
+    }
+
     /// A text as tokens, without adding special ones; those written in the text are recognised.
     ///
     /// # Errors

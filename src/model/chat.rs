@@ -68,6 +68,24 @@ impl ChatTemplate {
         self.render_with(messages, false)
     }
 
+    /// The prompt's text for messages as OpenAI's API has them, with tools where the request has any: whatever fields the
+    /// template knows.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_json(&self, messages: &[serde_json::Value], tools: Option<&serde_json::Value>) -> Result<String> {
+        let refused = |source| Error::ChatTemplate { folder: self.folder.clone(), source };
+        let template = self.environment.get_template(NAME).map_err(refused)?;
+        let values = context! {
+            messages => messages.iter().map(from_json).collect::<Vec<Value>>(),
+            tools => tools.map(from_json),
+            add_generation_prompt => true,
+            bos_token => self.bos_token.as_deref(),
+            eos_token => self.eos_token.as_deref(),
+        };
+        template.render(values).map_err(refused)
+    }
+
     fn render_with(&self, messages: &[ChatMessage], generates: bool) -> Result<String> {
         let refused = |source| Error::ChatTemplate { folder: self.folder.clone(), source };
         let template = self.environment.get_template(NAME).map_err(refused)?;
@@ -79,6 +97,23 @@ impl ChatTemplate {
             eos_token => self.eos_token.as_deref(),
         };
         template.render(values).map_err(refused)
+    }
+}
+
+/// A JSON value as the template engine has it.
+fn from_json(json: &serde_json::Value) -> Value {
+    match json {
+        serde_json::Value::Null => Value::from(()),
+        serde_json::Value::Bool(value) => Value::from(*value),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(whole), _) => Value::from(whole),
+            (None, number) => Value::from(number.unwrap_or_default()),
+        },
+        serde_json::Value::String(text) => Value::from(text.as_str()),
+        serde_json::Value::Array(items) => items.iter().map(from_json).collect(),
+        serde_json::Value::Object(fields) => {
+            fields.iter().map(|(name, value)| (name.as_str(), from_json(value))).collect()
+        }
     }
 }
 

@@ -134,17 +134,17 @@ struct Engine<'a> {
 }
 
 /// One sample in flight.
-struct Row {
-    request: usize,
-    sample: usize,
+pub(super) struct Row {
+    pub(super) request: usize,
+    pub(super) sample: usize,
     rng: ChaCha8Rng,
-    generated: Generated,
+    pub(super) generated: Generated,
     /// Whether [`PerSample::ends`] said so after the last draw.
     ended: bool,
     /// The cache slots that it sees, in the order of positions.
-    slots: Vec<u32>,
+    pub(super) slots: Vec<u32>,
     /// The logits that its next token is drawn from are its own row's; before the first step, its prompt's.
-    prompt_logits: Option<std::sync::Arc<Vec<f32>>>,
+    pub(super) prompt_logits: Option<std::sync::Arc<Vec<f32>>>,
 }
 
 impl<'a> Engine<'a> {
@@ -252,7 +252,20 @@ impl<'a> Engine<'a> {
 
     /// Runs rows whose keys take the next slots of the cache; logits of the rows in `pick`, or of all.
     fn run(&mut self, ids: &[u32], positions: &[u32], spans: &[Span], pick: Option<&[u32]>) -> Result<Vec<f32>> {
-        let decoder = self.decoder;
+        self.cache.compute(self.decoder, ids, positions, spans, pick)
+    }
+}
+
+impl Cache {
+    /// Runs rows whose keys take the next slots; logits of the rows in `pick`, or of all.
+    pub(super) fn compute(
+        &mut self,
+        decoder: &Decoder,
+        ids: &[u32],
+        positions: &[u32],
+        spans: &[Span],
+        pick: Option<&[u32]>,
+    ) -> Result<Vec<f32>> {
         let (mut ids, mut positions, mut spans) = (ids.to_vec(), positions.to_vec(), Cow::Borrowed(spans));
         let mut pick = pick.map_or_else(|| (0..ids.len() as u32).collect(), <[u32]>::to_vec);
         let picked = pick.len();
@@ -264,16 +277,15 @@ impl<'a> Engine<'a> {
             positions.push(positions[last]);
         }
         pick.resize(picked.max(rows_min), pick[picked - 1]);
-        let cache = &mut self.cache;
         let attend = |layer: usize, qkv: &[f32]| {
             let heads = decoder.heads(layer);
-            cache.append(layer, qkv);
+            self.append(layer, qkv);
             let q = Rows { data: qkv, stride: heads.qkv_width(), offset: 0 };
-            let (k, v) = cache.rows(layer);
+            let (k, v) = self.rows(layer);
             attention::forward(q, k, v, &spans, heads)
         };
         let hidden = decoder.run(&ids, &positions, attend, |_| ())?;
-        self.cache.slots += ids.len();
+        self.slots += ids.len();
         let normed = hidden.normed.index_select(&Tensor::new(pick, decoder.device())?, 0)?;
         let logits = normed.matmul(&decoder.head.t()?)?;
         let logits = Slice::of(&logits)?;
@@ -291,7 +303,13 @@ fn rows_min(decoder: &Decoder) -> usize {
 }
 
 impl Row {
-    fn new(request: usize, sample: usize, seed: u64, slots: Vec<u32>, logits: std::sync::Arc<Vec<f32>>) -> Self {
+    pub(super) fn new(
+        request: usize,
+        sample: usize,
+        seed: u64,
+        slots: Vec<u32>,
+        logits: std::sync::Arc<Vec<f32>>,
+    ) -> Self {
         let generated = Generated {
             tokens: Vec::new(),
             logprobs: Vec::new(),
@@ -302,7 +320,7 @@ impl Row {
         Self { request, sample, rng, generated, ended: false, slots, prompt_logits: Some(logits) }
     }
 
-    fn draw(&mut self, sampling: Sampling) {
+    pub(super) fn draw(&mut self, sampling: Sampling) {
         if let Some(logits) = self.prompt_logits.take() {
             let Draw { token, logprob, sampling_logprob } = draw(&logits, sampling, &mut self.rng);
             self.generated.tokens.push(token);
@@ -322,14 +340,14 @@ impl Row {
 }
 
 /// Keys and values of every token computed so far, one slot a token, append-only.
-struct Cache {
+pub(super) struct Cache {
     layers: Vec<(Vec<f32>, Vec<f32>)>,
     heads: Heads,
-    slots: usize,
+    pub(super) slots: usize,
 }
 
 impl Cache {
-    fn new(layers: usize, heads: Heads) -> Self {
+    pub(super) fn new(layers: usize, heads: Heads) -> Self {
         Self { layers: vec![(Vec::new(), Vec::new()); layers], heads, slots: 0 }
     }
 
@@ -350,7 +368,7 @@ impl Cache {
     }
 
     /// Drops the slots that no row sees, once they are more than those that one does.
-    fn compact<'a>(&mut self, rows: impl Iterator<Item = &'a mut Row>) {
+    pub(super) fn compact<'a>(&mut self, rows: impl Iterator<Item = &'a mut Row>) {
         let rows: Vec<&mut Row> = rows.collect();
         let mut moved: BTreeMap<u32, u32> = BTreeMap::new();
         moved.extend(rows.iter().flat_map(|row| &row.slots).map(|slot| (*slot, 0)));
@@ -373,7 +391,7 @@ impl Cache {
     }
 }
 
-fn check(decoder: &Decoder, requests: &[GenerationRequest], options: &GenerationOptions) -> Result<()> {
+pub(super) fn check(decoder: &Decoder, requests: &[GenerationRequest], options: &GenerationOptions) -> Result<()> {
     let wrong = |what, found: String, expected: &str| Error::Argument { what, found, expected: expected.to_owned() };
     if !(options.temperature.is_finite() && options.temperature >= 0.0) {
         return Err(wrong("temperature", options.temperature.to_string(), "0 or a positive number"));

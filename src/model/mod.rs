@@ -18,6 +18,7 @@ mod config;
 mod decoder;
 mod error;
 mod generate;
+mod generator;
 mod gguf;
 mod linear;
 mod logprob;
@@ -39,6 +40,7 @@ pub use config::{
 pub use decoder::Decoder;
 pub use error::{Error, Result};
 pub use generate::{Ends, Finish, Generated, GenerationOptions, GenerationRequest, Ladder, PerSample};
+pub use generator::{Ask, Drawn, Generator};
 pub use logprob::{ForwardPass, Keep};
 pub use lora::{ALL_TARGETS, Lora, LoraConfig};
 pub use memory::{Footprint, Load};

@@ -1,13 +1,14 @@
-//! The routes: parse, ask the engine, answer, log.
+//! The routes: parse, ask the engine, answer whole or piece by piece, log.
 
 use super::adapters::{AdapterError, Adapters};
-use super::engine::{Engine, Job};
-use super::openai::{ChatRequest, ChatResponse, error_body};
-use super::{Call, CallLog, Options};
-use crate::model::{self, ChatMessage, Generated, Model};
+use super::answer::{Answering, Logged};
+use super::engine::{Engine, Job, Refused};
+use super::openai::{Head, Prompt, Request, error_body, message_for_template};
+use super::{CallLog, Options};
+use crate::model::{Ask, Model};
 use crate::runtime::{derive_seed, now};
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -17,12 +18,15 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::oneshot;
 
 /// The largest request body, in bytes.
-const BODY_BYTES_MAX: usize = 10 << 20;
+const BODY_BYTES_MAX: usize = 64 << 20;
 /// The most choices (`n`) of one request.
 const CHOICES_MAX: usize = 128;
+/// The most alternatives of one token (`top_logprobs`), as with OpenAI.
+const ALTERNATIVES_MAX: usize = 20;
+/// The most stop texts.
+const STOPS_MAX: usize = 16;
 
 /// What the routes share.
 pub struct Server {
@@ -38,7 +42,7 @@ impl Server {
     /// # Errors
     /// Where the generating thread cannot be started.
     pub fn new(base: Arc<Model>, options: Options, log: Option<Arc<dyn CallLog>>) -> std::io::Result<Arc<Self>> {
-        let engine = Engine::start(options.queue_max, options.batch_rows, base.stop_tokens().to_vec())?;
+        let engine = Engine::start(Arc::clone(&base), options.queue_max, options.batch_rows)?;
         let adapters = Adapters::new(base, options.model_name.clone());
         Ok(Arc::new(Self { adapters, engine, options, log }))
     }
@@ -56,21 +60,13 @@ impl Server {
 pub fn router(server: Arc<Server>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(completions))
         .route("/v1/models", get(models))
         .route("/v1/load_lora_adapter", post(load_adapter))
         .route("/v1/unload_lora_adapter", post(unload_adapter))
         .route("/health", get(|| async { StatusCode::OK }))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(server)
-}
-
-/// An answer with what the log needs beside it.
-struct Outcome {
-    status: StatusCode,
-    body: String,
-    model: Option<String>,
-    version: Option<String>,
-    requester: Option<String>,
 }
 
 /// A refusal in OpenAI's form.
@@ -83,70 +79,89 @@ impl Refusal {
 }
 
 async fn chat(State(server): State<Arc<Server>>, headers: HeaderMap, body: Bytes) -> Response {
-    let (started, request_time) = (Instant::now(), now());
-    let request_id = format!("chatcmpl-{}", uuid::Uuid::now_v7().simple());
-    let outcome = answer(&server, &request_id, &body).await;
-    let client_request_id = headers.get("x-request-id").and_then(|v| v.to_str().ok()).map(str::to_owned);
-    let response = respond(&request_id, &outcome);
-    if let Some(log) = &server.log {
-        log.record(Call {
-            request_id,
-            client_request_id,
-            request_time,
-            status_code: outcome.status.as_u16(),
-            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            requester: outcome.requester,
-            model: outcome.model,
-            model_version: outcome.version,
-            request: String::from_utf8_lossy(&body).into_owned(),
-            response: outcome.body,
-        });
+    answer(&server, &headers, &body, true).await
+}
+
+async fn completions(State(server): State<Arc<Server>>, headers: HeaderMap, body: Bytes) -> Response {
+    answer(&server, &headers, &body, false).await
+}
+
+async fn answer(server: &Arc<Server>, headers: &HeaderMap, body: &[u8], chat: bool) -> Response {
+    let prefix = if chat { "chatcmpl" } else { "cmpl" };
+    let request_id = format!("{prefix}-{}", uuid::Uuid::now_v7().simple());
+    let mut logged = Logged {
+        log: server.log.clone(),
+        started: Instant::now(),
+        request_id: request_id.clone(),
+        client_request_id: headers.get("x-request-id").and_then(|v| v.to_str().ok()).map(str::to_owned),
+        request_time: now(),
+        requester: None,
+        model: None,
+        model_version: None,
+        request: String::from_utf8_lossy(body).into_owned(),
+        chat,
+        streamed: false,
+    };
+    let answering = match begin(server, &request_id, body, chat, &mut logged) {
+        Ok(answering) => answering,
+        Err(refusal) => return respond(&request_id, None, refused(&mut logged, refusal)),
+    };
+    let version = logged.model_version.clone();
+    if logged.streamed {
+        let head = [(header::CONTENT_TYPE, "text/event-stream; charset=utf-8")];
+        let response = (head, Body::from_stream(answering.stream(logged))).into_response();
+        return respond(&request_id, version.as_deref(), response);
+    }
+    let response = match answering.whole().await {
+        Ok(whole) => {
+            let text = whole.to_string();
+            logged.end(StatusCode::OK, text.clone());
+            ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+        }
+        Err(message) => {
+            let error = error_body(&message, "server_error", None, None);
+            refused(&mut logged, Refusal(StatusCode::INTERNAL_SERVER_ERROR, error))
+        }
+    };
+    respond(&request_id, version.as_deref(), response)
+}
+
+fn refused(logged: &mut Logged, Refusal(status, error): Refusal) -> Response {
+    let text = error.to_string();
+    logged.end(status, text.clone());
+    let mut response = (status, [(header::CONTENT_TYPE, "application/json")], text).into_response();
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
 }
 
-fn respond(request_id: &str, outcome: &Outcome) -> Response {
-    let json = [(header::CONTENT_TYPE, "application/json")];
-    let mut response = (outcome.status, json, outcome.body.clone()).into_response();
+fn respond(request_id: &str, version: Option<&str>, mut response: Response) -> Response {
     let mut set = |name: &'static str, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             response.headers_mut().insert(name, value);
         }
     };
     set("x-request-id", request_id);
-    if let Some(version) = &outcome.version {
+    if let Some(version) = version {
         set("x-model-version", version);
-    }
-    if outcome.status == StatusCode::TOO_MANY_REQUESTS {
-        set("retry-after", "1");
     }
     response
 }
 
-async fn answer(server: &Server, request_id: &str, body: &[u8]) -> Outcome {
-    let mut outcome =
-        Outcome { status: StatusCode::OK, body: String::new(), model: None, version: None, requester: None };
-    match complete(server, request_id, body, &mut outcome).await {
-        Ok(response) => outcome.body = json!(response).to_string(),
-        Err(Refusal(status, error)) => {
-            outcome.status = status;
-            outcome.body = error.to_string();
-        }
-    }
-    outcome
-}
-
-async fn complete(
+/// Reads a request and hands it to the engine.
+fn begin(
     server: &Server,
     request_id: &str,
     body: &[u8],
-    outcome: &mut Outcome,
-) -> Result<ChatResponse, Refusal> {
+    chat: bool,
+    logged: &mut Logged,
+) -> Result<Answering, Refusal> {
     let mut parser = serde_json::Deserializer::from_slice(body);
-    let request: ChatRequest = serde_path_to_error::deserialize(&mut parser)
+    let request: Request = serde_path_to_error::deserialize(&mut parser)
         .map_err(|e| Refusal::bad(format!("{}: {}", e.path(), e.inner()), Some(&e.path().to_string())))?;
-    outcome.model = Some(request.model.clone());
-    outcome.requester.clone_from(&request.user);
+    logged.model = Some(request.model.clone());
+    logged.requester.clone_from(&request.user);
     if let Some(field) = request.unsupported() {
         return Err(Refusal::bad(format!("`{field}` is not supported by this server"), Some(field)));
     }
@@ -156,48 +171,66 @@ async fn complete(
         let body = error_body(&message, "invalid_request_error", Some("model"), Some("model_not_found"));
         return Err(Refusal(StatusCode::NOT_FOUND, body));
     };
-    outcome.version = version;
-    let prompt = encode(server, &request)?;
-    let prompt_tokens = prompt.len();
-    let (answer, answered) = oneshot::channel();
-    server.engine.submit(job(server, &request, request_id, decoder, prompt, answer)?).map_err(|e| {
-        Refusal(StatusCode::TOO_MANY_REQUESTS, error_body(&e.to_string(), "overloaded_error", None, None))
-    })?;
-    let failed =
-        |message: String| Refusal(StatusCode::INTERNAL_SERVER_ERROR, error_body(&message, "server_error", None, None));
-    let generated = answered.await.map_err(|_| failed("the generating thread ended".to_owned()))?;
-    let generated = generated.map_err(|e| failed(e.to_string()))?;
-    let base = server.adapters.base();
-    let texts = generated.into_iter().map(|g: Generated| base.decode(&g.tokens).map(|text| (g, text)));
-    let texts = texts.collect::<Result<Vec<_>, model::Error>>().map_err(|e| failed(e.to_string()))?;
-    let created = now().micros() / 1_000_000;
-    Ok(ChatResponse::new(request_id.to_owned(), created, &request.model, prompt_tokens, &texts))
-}
-
-fn encode(server: &Server, request: &ChatRequest) -> Result<Vec<u32>, Refusal> {
-    if request.messages.is_empty() {
-        return Err(Refusal::bad("`messages` is empty", Some("messages")));
-    }
-    let turns: Vec<ChatMessage> =
-        request.messages.iter().map(|m| ChatMessage::new(m.role.clone(), m.content.text())).collect();
-    let base = server.adapters.base();
-    let prompt = base.encode_chat(&turns).map_err(|e| Refusal::bad(e.to_string(), Some("messages")))?;
-    let positions = base.config().max_position_embeddings;
+    logged.model_version = version;
+    let prompt = if chat { encode_chat(server, &request)? } else { encode_text(server, &request)? };
+    let positions = server.adapters.base().config().max_position_embeddings;
     if prompt.len() >= positions {
         let message = format!("the prompt has {} tokens; this model takes fewer than {positions}", prompt.len());
-        return Err(Refusal::bad(message, Some("messages")));
+        return Err(Refusal::bad(message, Some(if chat { "messages" } else { "prompt" })));
     }
-    Ok(prompt)
+    let prompt_tokens = prompt.len();
+    let ask = ask(server, &request, request_id, prompt)?;
+    let choices = ask.seeds.len();
+    let pieces = server.engine.submit(Job { decoder, ask, stop: stops(&request)? }).map_err(|refused| {
+        let status = match refused {
+            Refused::Busy => StatusCode::TOO_MANY_REQUESTS,
+            Refused::Closed => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Refusal(status, error_body(&refused.to_string(), "overloaded_error", None, None))
+    })?;
+    logged.streamed = request.is_streamed();
+    let created = now().micros() / 1_000_000;
+    let head = Head { id: request_id.to_owned(), created, model: request.model.clone(), chat };
+    let tools = chat && request.tools().is_some();
+    Ok(Answering::new(head, pieces, choices, prompt_tokens, request.alternatives(), tools, request.includes_usage()))
 }
 
-fn job(
-    server: &Server,
-    request: &ChatRequest,
-    request_id: &str,
-    decoder: Arc<model::Decoder>,
-    prompt: Vec<u32>,
-    answer: oneshot::Sender<Result<Vec<Generated>, model::Error>>,
-) -> Result<Job, Refusal> {
+fn encode_chat(server: &Server, request: &Request) -> Result<Vec<u32>, Refusal> {
+    let messages = request.messages.as_ref().ok_or_else(|| Refusal::bad("`messages` is missing", Some("messages")))?;
+    if messages.is_empty() {
+        return Err(Refusal::bad("`messages` is empty", Some("messages")));
+    }
+    if let Some(wrong) = messages.iter().position(|m| m.get("role").and_then(Value::as_str).is_none()) {
+        return Err(Refusal::bad(format!("messages[{wrong}] has no `role`"), Some("messages")));
+    }
+    let messages: Vec<Value> = messages.iter().map(message_for_template).collect();
+    let encoded = server.adapters.base().encode_chat_json(&messages, request.tools());
+    encoded.map_err(|e| Refusal::bad(e.to_string(), Some("messages")))
+}
+
+fn encode_text(server: &Server, request: &Request) -> Result<Vec<u32>, Refusal> {
+    let encode =
+        |text: &str| server.adapters.base().encode(text).map_err(|e| Refusal::bad(e.to_string(), Some("prompt")));
+    match &request.prompt {
+        Some(Prompt::Text(text)) => encode(text),
+        Some(Prompt::Tokens(ids)) => Ok(ids.clone()),
+        Some(Prompt::Texts(texts)) if texts.len() == 1 => encode(&texts[0]),
+        Some(Prompt::Texts(_)) => {
+            Err(Refusal::bad("`prompt` has several texts; this server takes one a request", Some("prompt")))
+        }
+        None => Err(Refusal::bad("`prompt` is missing", Some("prompt"))),
+    }
+}
+
+fn stops(request: &Request) -> Result<Vec<String>, Refusal> {
+    let stops = request.stops();
+    if stops.len() > STOPS_MAX || stops.iter().any(String::is_empty) {
+        return Err(Refusal::bad(format!("`stop` has 1 to {STOPS_MAX} texts, none of them empty"), Some("stop")));
+    }
+    Ok(stops)
+}
+
+fn ask(server: &Server, request: &Request, request_id: &str, prompt: Vec<u32>) -> Result<Ask, Refusal> {
     let choices = request.n.unwrap_or(1);
     if !(1..=CHOICES_MAX).contains(&choices) {
         return Err(Refusal::bad(format!("`n` must be from 1 to {CHOICES_MAX}"), Some("n")));
@@ -210,15 +243,20 @@ fn job(
     if top_p.is_some_and(|p| p <= 0.0) {
         return Err(Refusal::bad("`top_p` must be above 0 and at most 1", Some("top_p")));
     }
+    let top_logprobs = request.alternatives().unwrap_or(0);
+    if top_logprobs > ALTERNATIVES_MAX {
+        return Err(Refusal::bad(format!("`top_logprobs` must be at most {ALTERNATIVES_MAX}"), Some("top_logprobs")));
+    }
+    let base = server.adapters.base();
     let asked = request.max_completion_tokens.or(request.max_tokens).unwrap_or(server.options.tokens_default);
-    let room = server.adapters.base().config().max_position_embeddings.saturating_sub(prompt.len());
+    let room = base.config().max_position_embeddings.saturating_sub(prompt.len());
     let new_tokens_max = asked.min(server.options.tokens_max).min(room).max(1);
     // Without a seed the request's own id draws, so that equal questions get independent answers.
     let purpose = if request.seed.is_some() { "choice" } else { request_id };
     #[expect(clippy::cast_sign_loss, reason = "any 64 bits are a seed")]
     let seed = request.seed.unwrap_or_default() as u64;
     let seeds = (0..choices as u64).map(|i| derive_seed(seed, purpose, &[i])).collect();
-    Ok(Job { decoder, prompt, seeds, temperature, top_p, new_tokens_max, answer })
+    Ok(Ask { prompt, seeds, temperature, top_p, new_tokens_max, stop: base.stop_tokens().to_vec(), top_logprobs })
 }
 
 async fn models(State(server): State<Arc<Server>>) -> axum::Json<Value> {

@@ -1,13 +1,16 @@
 //! An OpenAI-compatible server on `model`, for one machine and for the demo.
 //!
-//! `POST /v1/chat/completions`, `GET /v1/models`, and vLLM's `POST /v1/load_lora_adapter` and `/v1/unload_lora_adapter`.
-//! Requests that wait together are answered together: one thread owns the model, takes what the queue holds and generates
-//! it as a batch. Every call, failed ones too, is handed to a [`CallLog`]; a log never delays an answer.
+//! `POST /v1/chat/completions` and `/v1/completions`, whole or streamed, `GET /v1/models`, and vLLM's
+//! `POST /v1/load_lora_adapter` and `/v1/unload_lora_adapter`. One thread owns the model: a request joins the samples under
+//! way at their next token, on the base or on any adapter. Every call, failed ones and those whose client hung up too, is
+//! handed to a [`CallLog`]; a log never delays an answer.
 
 mod adapters;
+mod answer;
 mod engine;
 mod http;
 mod openai;
+mod text;
 
 pub use adapters::AdapterError;
 pub use engine::{Engine, Refused};
@@ -68,6 +71,10 @@ pub struct Call {
     pub model: Option<String>,
     /// The adapter that answered.
     pub model_version: Option<String>,
+    /// `chat` or `text_completion`.
+    pub operation: &'static str,
+    /// Whether the answer was streamed; `response` is then what its pieces amount to.
+    pub stream: bool,
     /// The raw request body.
     pub request: String,
     /// The raw response body.

@@ -10,7 +10,7 @@ use super::versions::{Versions, Wanted};
 use crate::config::{AdapterSource, Adapters};
 use crate::domain::Version;
 use crate::runtime::{Backoff, Shutdown};
-use crate::telemetry::Event;
+use crate::telemetry::{Event, metric};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -104,6 +104,12 @@ impl Keeper {
         outcomes.into_iter().for_each(|outcome| remember(memory, outcome));
         self.unload(memory, &wanted).await;
         self.versions.settle(&self.everywhere(&wanted));
+        let state = |replica: &Arc<Replica>, one: &Wanted| {
+            (vec![replica.name.to_string(), one.name.clone()], i64::from(replica.has(&one.name)))
+        };
+        let chosen = self.upstreams.all.iter().filter(|replica| replica.loads_adapters());
+        let all = chosen.flat_map(|replica| wanted.iter().map(move |one| state(replica, one)));
+        metric::ADAPTER_LOADED.replace(all);
     }
 
     /// The wanted versions that all servers have that are well and load adapters.

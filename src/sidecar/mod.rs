@@ -226,6 +226,12 @@ impl Sidecar {
         Ok(Self { state, log, tls, keeper, kafka: parts.kafka, versions_topic: parts.versions_topic })
     }
 
+    /// Looks at it from outside.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.state))
+    }
+
     /// Serves until the shutdown, then drains: requests under way are answered, logs are sent or on the disk.
     ///
     /// # Errors
@@ -271,6 +277,18 @@ impl Sidecar {
         });
         drop(closed.await);
         Ok(())
+    }
+}
+
+/// A look at a running sidecar.
+#[derive(Clone)]
+pub struct Handle(Arc<State>);
+
+impl Handle {
+    /// The promoted version that answers for an alias; nothing while the base does.
+    #[must_use]
+    pub fn serving(&self, alias: &str) -> Option<String> {
+        self.0.versions.serving(alias)
     }
 }
 

@@ -4,7 +4,7 @@
 use super::Message;
 use crate::codec::redact::Redactor;
 use crate::codec::{EncodeError, InferenceLog, assemble_stream};
-use crate::domain::Timestamp;
+use crate::domain::{LOGGED_BYTES_MAX, Timestamp};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -123,6 +123,11 @@ impl Record {
 
     /// The request as an object: its own, or what it was in one.
     fn request_json<'a>(&'a self, codes: &mut Vec<&'static str>) -> std::borrow::Cow<'a, str> {
+        if self.request.len() > LOGGED_BYTES_MAX {
+            // A row would leave it out too, and a broker refuse the message.
+            codes.push("MAX_REQUEST_SIZE_EXCEEDED");
+            return json!({"model": self.model, "omitted_bytes": self.request.len()}).to_string().into();
+        }
         let text = String::from_utf8_lossy(&self.request);
         let object = text.trim_start().starts_with('{') && serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
         if object {
@@ -134,7 +139,7 @@ impl Record {
 
     /// The answer as JSON: its own, what its stream amounts to, or its text.
     fn response_json(&self, codes: &mut Vec<&'static str>) -> Option<String> {
-        if self.response.is_empty() {
+        if self.response.is_empty() || (self.cut && !self.streamed) {
             return None;
         }
         let text = String::from_utf8_lossy(&self.response);

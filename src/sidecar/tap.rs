@@ -146,9 +146,6 @@ fn work(shared: &Shared, mut outbox: Outbox, encoding: &Encoding) {
         if let (true, Some(deadline)) = (idle, closed) {
             return outbox.close(deadline);
         }
-        if !idle {
-            std::thread::sleep(Duration::from_millis(2));
-        }
     }
 }
 

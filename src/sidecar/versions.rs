@@ -70,7 +70,8 @@ impl Versions {
         if !self.aliases.contains_key(alias) {
             return;
         }
-        let version = match payload.map(event::decode).transpose() {
+        // A tombstone, and a value that is empty: the base serves.
+        let version = match payload.filter(|payload| !payload.is_empty()).map(event::decode).transpose() {
             Ok(version) => version,
             Err(error) => return tracing::warn!(key, %error, "an event of a version cannot be read"),
         };
@@ -106,6 +107,12 @@ impl Versions {
         let takes = share >= 1.0 || (share > 0.0 && place(who.unwrap_or(request_id), &champion) < share);
         let version = if takes { Some(champion) } else { serving.before };
         Some(version.map_or_else(base, |version| Route { model: version.clone(), version: Some(version) }))
+    }
+
+    /// The champion that answers for an alias.
+    #[must_use]
+    pub fn serving(&self, alias: &str) -> Option<String> {
+        read(&self.serving).get(alias)?.champion.as_ref().map(|(name, _)| name.clone())
     }
 
     /// The champion's share of an alias's traffic now.

@@ -289,12 +289,9 @@ impl Event<'_> {
             Self::EventSent { .. } => metric::EVENTS_SENT.add(1),
             Self::LogDropped { why, count, .. } => metric::LOG_DROPPED.add(&[why], count),
             Self::Upstream { upstream, up, .. } => metric::UPSTREAM_UP.set(&[upstream], i64::from(up)),
-            Self::AdapterLoaded { upstream, version } => metric::ADAPTER_LOADED.set(&[upstream, version], 1),
-            Self::AdapterFailed { upstream, version, .. } => {
-                metric::ADAPTER_FAILURES.add(&[upstream], 1);
-                metric::ADAPTER_LOADED.set(&[upstream, version], 0);
+            Self::AdapterFailed { upstream, .. } => metric::ADAPTER_FAILURES.add(&[upstream], 1),
+            Self::AdapterLoaded { .. } | Self::VersionServes { .. } | Self::CycleStep { .. } | Self::Drained { .. } => {
             }
-            Self::VersionServes { .. } | Self::CycleStep { .. } | Self::Drained { .. } => {}
         }
     }
 

@@ -14,15 +14,15 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A small disk, and how to run a program that sees it.
-struct SmallDisk {
-    dir: TempDir,
+pub struct SmallDisk {
+    pub dir: TempDir,
     prefix: Vec<String>,
     /// Holds the namespace open.
     holder: Option<Child>,
 }
 
 impl SmallDisk {
-    fn mount(size: &str) -> Self {
+    pub fn mount(size: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_str().unwrap().to_owned();
         let options = format!("size={size},mode=1777");
@@ -51,6 +51,11 @@ impl SmallDisk {
         Self { dir, prefix: Vec::new(), holder: None }
     }
 
+    /// What stands before a program that sees the disk.
+    pub fn prefix(&self) -> &[String] {
+        &self.prefix
+    }
+
     /// A program that sees the disk.
     fn command(&self, program: &str) -> Command {
         let words: Vec<&str> = self.prefix.iter().map(String::as_str).chain([program]).collect();
@@ -63,7 +68,7 @@ impl SmallDisk {
         self.command(env!("CARGO_BIN_EXE_pelton")).args(arguments).arg("--config").arg(config).output().unwrap()
     }
 
-    fn shell(&self, script: &str) {
+    pub fn shell(&self, script: &str) {
         self.command("sh").args(["-c", script]).current_dir("/").output().unwrap();
     }
 }

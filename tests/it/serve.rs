@@ -104,7 +104,9 @@ async fn what_cannot_be_answered_is_refused_by_name_and_logged_too() {
     let server = Running::start().await;
     let cases: &[(Value, u16, &str, &str)] = &[
         (question(json!({"model": "gpt-9"})), 404, "model", "the model `gpt-9` does not exist; there is sql-tiny"),
-        (question(json!({"stream": true})), 400, "stream", "`stream` is not supported"),
+        (question(json!({"response_format": {"type": "json_object"}})), 400, "response_format", "is not supported"),
+        (question(json!({"stop": [""]})), 400, "stop", "none of them empty"),
+        (question(json!({"logprobs": true, "top_logprobs": 21})), 400, "top_logprobs", "at most 20"),
         (question(json!({"n": 0})), 400, "n", "`n` must be from 1"),
         (question(json!({"temperature": 3.5})), 400, "temperature", "from 0 to 2"),
         (question(json!({"messages": []})), 400, "messages", "`messages` is empty"),
@@ -158,4 +160,101 @@ async fn adapters_come_and_go_as_with_vllm() {
     assert_eq!(server.post("/unload_lora_adapter", unload.clone()).await.0, 200);
     assert_eq!(server.post("/unload_lora_adapter", unload).await.0, 404);
     assert_eq!(server.chat(question(json!({"model": "sql-tiny@v1"}))).await.0, 404);
+}
+
+/// The chunks of a streamed answer, and whether it ended as it should.
+async fn chunks(server: &Running, path: &str, body: Value) -> Vec<Value> {
+    let (status, text) = server.post(path, body.to_string()).await;
+    assert_eq!(status, 200, "{text}");
+    let mut events: Vec<&str> = text.split("\n\n").filter(|event| !event.is_empty()).collect();
+    assert_eq!(events.pop(), Some("data: [DONE]"));
+    events.iter().map(|event| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_streamed_answer_amounts_to_the_whole_one() {
+    let server = Running::start().await;
+    for extra in [
+        json!({}),
+        json!({"temperature": 0.9, "n": 3, "seed": 4}),
+        json!({"stop": ["FROM"], "logprobs": true, "top_logprobs": 3}),
+        json!({"max_tokens": 3}),
+    ] {
+        let (_, whole) = server.chat(question(extra.clone())).await;
+        let mut streamed = question(extra);
+        streamed["stream"] = true.into();
+        streamed["stream_options"] = json!({"include_usage": true});
+        let chunks = chunks(&server, "/chat/completions", streamed).await;
+        assert_eq!(chunks.last().unwrap()["usage"], whole["usage"]);
+        for (index, choice) in whole["choices"].as_array().unwrap().iter().enumerate() {
+            let mine = || chunks.iter().flat_map(|c| c["choices"].as_array().unwrap()).filter(|c| c["index"] == index);
+            let text: String = mine().filter_map(|c| c["delta"]["content"].as_str()).collect();
+            assert_eq!(choice["message"]["content"], text);
+            let finish: Vec<&Value> = mine().map(|c| &c["finish_reason"]).filter(|f| !f.is_null()).collect();
+            assert_eq!(finish, [&choice["finish_reason"]]);
+            let logprobs: Vec<&Value> = mine().filter_map(|c| c["logprobs"]["content"].as_array()).flatten().collect();
+            assert_eq!(logprobs.len(), choice["logprobs"]["content"].as_array().map_or(0, Vec::len));
+        }
+    }
+    // What is logged of a stream is the whole answer too.
+    let calls = server.calls.0.lock().unwrap();
+    let logged: Value = serde_json::from_str(&calls[1].response).unwrap();
+    let whole: Value = serde_json::from_str(&calls[0].response).unwrap();
+    assert_eq!((&logged["choices"], calls[1].stream, calls[0].stream), (&whole["choices"], true, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_probabilities_stop_texts_and_text_completions_are_openais() {
+    let server = Running::start().await;
+    let (_, answer) = server.chat(question(json!({"logprobs": true, "top_logprobs": 2, "max_tokens": 4}))).await;
+    let content = answer["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    assert_eq!((content.len(), &answer["choices"][0]["finish_reason"]), (4, &json!("length")));
+    let text: String = content.iter().map(|t| t["token"].as_str().unwrap()).collect();
+    assert_eq!(answer["choices"][0]["message"]["content"], text);
+    for token in content {
+        let top = token["top_logprobs"].as_array().unwrap();
+        // Greedy: the drawn token is the most probable one, and tells the same number.
+        assert_eq!((&top[0]["token"], &top[0]["logprob"]), (&token["token"], &token["logprob"]));
+        assert!(top.len() == 2 && top[0]["logprob"].as_f64() >= top[1]["logprob"].as_f64());
+    }
+    let ask = json!({"model": "sql-tiny", "prompt": "<|bos|><|user|>How many customers are there?<|assistant|>",
+        "temperature": 0, "max_tokens": 40, "logprobs": 0});
+    let (status, text) = server.post("/completions", ask.to_string()).await;
+    let completion: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((status, completion["object"].as_str()), (200, Some("text_completion")));
+    let (_, chat) = server.chat(question(json!({"max_tokens": 40}))).await;
+    assert_eq!(completion["choices"][0]["text"], chat["choices"][0]["message"]["content"]);
+    let mut streamed = ask;
+    streamed["stream"] = true.into();
+    let chunks = chunks(&server, "/completions", streamed).await;
+    let streamed: String = chunks.iter().map(|c| c["choices"][0]["text"].as_str().unwrap()).collect();
+    assert_eq!(completion["choices"][0]["text"], streamed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_join_others_under_way_on_any_adapter_and_too_many_are_refused() {
+    let server = Running::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = LoraConfig { rank: 4, alpha: 8.0, targets: vec!["q_proj".to_owned(), "v_proj".to_owned()] };
+    Lora::new(server.base.config(), config, 1, &candle_core::Device::Cpu).unwrap().save(folder.path(), "x").unwrap();
+    for name in ["a@v1", "a@v2"] {
+        let load = json!({"lora_name": name, "lora_path": folder.path()}).to_string();
+        assert_eq!(server.post("/load_lora_adapter", load).await.0, 200);
+    }
+    let ask = |n: usize| {
+        let model = ["sql-tiny", "a@v1", "a@v2"][n % 3];
+        question(json!({"model": model, "temperature": 0.8, "seed": n / 3}))
+    };
+    let mut alone = Vec::new();
+    for n in 0..12 {
+        alone.push(server.chat(ask(n)).await.1["choices"].clone());
+    }
+    let together = futures::future::join_all((0..12).map(|n| server.chat(ask(n)))).await;
+    for (n, (status, answer)) in together.into_iter().enumerate() {
+        assert_eq!((status, &answer["choices"]), (200, &alone[n]), "request {n}");
+    }
+    // 64 may wait beside 16: of 200 at once some are told to come again, and the others are answered.
+    let many = futures::future::join_all((0..200).map(|n| server.chat(ask(n)))).await;
+    let refused = many.iter().filter(|(status, _)| *status == 429).count();
+    assert!(refused > 0 && many.iter().all(|(status, _)| [200, 429].contains(status)), "{refused} refused");
 }

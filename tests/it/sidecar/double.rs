@@ -168,7 +168,8 @@ async fn call(State(stage): State<Arc<Stage>>, uri: Uri, headers: HeaderMap, bod
     if asked["stream"] == true {
         return stream(stage, &asked);
     }
-    let said = format!("you said {} bytes", body.len());
+    let mut said = format!("you said {} bytes", body.len());
+    said.push_str(&"x".repeat(asked["answer_bytes"].as_u64().unwrap_or(0) as usize));
     let answer = json!({
         "id": "chatcmpl-7", "object": "chat.completion", "created": 7, "model": asked["model"],
         "choices": [{"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}],

@@ -21,12 +21,20 @@ pub struct Setup {
     pub lines: String,
     /// Sections after it.
     pub sections: String,
+    /// A program that starts it, with its arguments.
+    pub wrapper: Vec<String>,
 }
 
 impl Setup {
     pub fn new(upstreams: &[&str]) -> Self {
         let upstreams = upstreams.iter().map(|url| format!("url = '{url}'")).collect();
-        Self { brokers: kafka::brokers().to_owned(), upstreams, lines: String::new(), sections: String::new() }
+        Self {
+            brokers: kafka::brokers().to_owned(),
+            upstreams,
+            lines: String::new(),
+            sections: String::new(),
+            wrapper: Vec::new(),
+        }
     }
 }
 
@@ -40,6 +48,7 @@ pub struct Rig {
     pub feedback: String,
     pub versions: String,
     config: PathBuf,
+    wrapper: Vec<String>,
     child: Child,
 }
 
@@ -70,9 +79,20 @@ impl Rig {
         );
         let config = dir.path().join("sidecar.toml");
         std::fs::write(&config, text).unwrap();
-        let child = spawn(&config, &dir.path().join("log"));
+        let child = spawn(&setup.wrapper, &config, &dir.path().join("log"));
         let (url, admin) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{admin}"));
-        let mut rig = Self { dir, url, admin, brokers: setup.brokers, logs, feedback, versions, config, child };
+        let mut rig = Self {
+            dir,
+            url,
+            admin,
+            brokers: setup.brokers,
+            logs,
+            feedback,
+            versions,
+            config,
+            wrapper: setup.wrapper,
+            child,
+        };
         rig.ready().await;
         rig
     }
@@ -148,7 +168,7 @@ impl Rig {
             std::fs::write(&self.config, text).unwrap();
             self.brokers = brokers.to_owned();
         }
-        self.child = spawn(&self.config, &self.dir.path().join("log"));
+        self.child = spawn(&self.wrapper, &self.config, &self.dir.path().join("log"));
         self.ready().await;
     }
 }
@@ -160,11 +180,13 @@ impl Drop for Rig {
     }
 }
 
-fn spawn(config: &std::path::Path, log: &std::path::Path) -> Child {
+fn spawn(wrapper: &[String], config: &std::path::Path, log: &std::path::Path) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
     let program = std::env::var("PELTON_TEST_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_pelton").to_owned());
-    Command::new(program)
-        .args(["sidecar", "--config"])
+    let words: Vec<&str> =
+        wrapper.iter().map(String::as_str).chain([program.as_str(), "sidecar", "--config"]).collect();
+    Command::new(words[0])
+        .args(&words[1..])
         .arg(config)
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())

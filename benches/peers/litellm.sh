@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# LiteLLM before an upstream, the peer of the sidecar's bench: PELTON_BENCH_PEER="benches/peers/litellm.sh {port} {upstream}".
+# LITELLM=PATH names one that is installed already.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+port=$1 upstream=$2
+litellm=${LITELLM:-$(dirname "$(./scripts/python.sh proxy)")/litellm}
+config=$(mktemp --suffix .yaml)
+cat > "$config" <<YAML
+model_list:
+  - model_name: m
+    litellm_params: {model: openai/m, api_base: "$upstream/v1", api_key: sk-any}
+YAML
+exec "$litellm" --config "$config" --port "$port" --host 127.0.0.1

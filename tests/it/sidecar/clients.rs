@@ -1,0 +1,71 @@
+//! The official clients, through the sidecar to `pelton serve`, and directly: they must see the same.
+
+use super::rig::{Rig, Setup};
+use crate::support::python;
+use pelton::model::Model;
+use pelton::serve::{Options, Server, router};
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+/// `serve` on the tiny model.
+pub async fn serve() -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sql-tiny");
+    let base = Arc::new(Model::load(&folder, &candle_core::Device::Cpu).unwrap());
+    let options = Options {
+        model_name: "sql-tiny".to_owned(),
+        tokens_default: 48,
+        tokens_max: 64,
+        batch_rows: 16,
+        queue_max: 64,
+    };
+    let server = Server::new(base, options, None).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router(server)).await });
+    url
+}
+
+async fn seen(see: impl Fn(&str) -> String + Send + Sync + 'static) -> (Value, Value) {
+    let direct = serve().await;
+    let rig = Rig::start(Setup::new(&[&direct])).await;
+    let through = rig.url.clone();
+    tokio::task::spawn_blocking(move || {
+        let both = [direct, through].map(|url| serde_json::from_str(&see(&url)).unwrap());
+        drop(rig);
+        let [direct, through] = both;
+        (direct, through)
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_official_python_client_sees_the_same_through_the_sidecar() {
+    let (direct, through) = seen(|url| python::run(include_str!("openai_client.py"), &[url])).await;
+    assert_eq!(direct, through);
+    assert_eq!((&direct["has_id"], &direct["after"], &direct["at_once"]), (&true.into(), &true.into(), &true.into()));
+    let errors = direct["errors"].as_array().unwrap();
+    assert_eq!(errors.iter().map(|e| e[1].as_u64().unwrap()).collect::<Vec<_>>(), [404, 400, 400]);
+    let stop = direct["stop"]["choices"][0]["message"]["content"].as_str().unwrap();
+    assert!(!stop.contains("FROM") && !stop.is_empty(), "{stop}");
+    assert_eq!(direct["many"]["choices"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_official_node_client_sees_the_same_through_the_sidecar() {
+    let see = |url: &str| {
+        let root = env!("CARGO_MANIFEST_DIR");
+        let made = Command::new(format!("{root}/scripts/node.sh")).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let folder = String::from_utf8(made.stdout).unwrap();
+        let script = format!("{root}/tests/it/sidecar/openai_client.mjs");
+        let done = Command::new("node").args([&script, url, folder.trim()]).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let (direct, through) = seen(see).await;
+    assert_eq!(direct, through);
+    assert_eq!((&direct["error"][1], &direct["after"]), (&404.into(), &true.into()));
+}
