@@ -112,7 +112,8 @@ fn from_json(json: &serde_json::Value) -> Value {
         serde_json::Value::String(text) => Value::from(text.as_str()),
         serde_json::Value::Array(items) => items.iter().map(from_json).collect(),
         serde_json::Value::Object(fields) => {
-            fields.iter().map(|(name, value)| (name.as_str(), from_json(value))).collect()
+            let fields = fields.iter().map(|(name, value)| (name.clone(), from_json(value)));
+            Value::from(fields.collect::<std::collections::BTreeMap<String, Value>>())
         }
     }
 }
