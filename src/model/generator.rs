@@ -49,6 +49,9 @@ pub struct Drawn {
     pub finish: Option<Finish>,
 }
 
+/// A drawn token, its log-probability, and the most probable ones with theirs.
+type Token = (u32, f32, Vec<(u32, f32)>);
+
 /// The samples under way over one decoder.
 pub struct Generator {
     decoder: Decoder,
@@ -122,7 +125,7 @@ impl Generator {
     pub fn step(&mut self) -> Result<Vec<Drawn>> {
         self.refill()?;
         let asks = &self.asks;
-        let drawn: Vec<(u32, f32, Vec<(u32, f32)>)> = self
+        let drawn: Vec<Token> = self
             .rows
             .par_iter_mut()
             .map(|row| {

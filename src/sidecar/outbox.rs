@@ -28,8 +28,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// Bytes of the disk's queue that are sent before their acknowledgement is waited for.
-const WINDOW_BYTES: u64 = 1 << 20;
+/// Bytes of the disk's queue that are sent before their acknowledgement is waited for: well below the least that librdkafka
+/// is given (1 MiB), because a window that does not fit into its memory would never be whole.
+const WINDOW_BYTES: u64 = 1 << 18;
 
 /// What librdkafka tells while it is polled.
 #[derive(Default)]
@@ -201,7 +202,11 @@ impl Outbox {
                 self.next += 1;
                 Ok(())
             }
-            Err((error, _)) => Err((error.rdkafka_error_code().unwrap_or(Code::Unknown), durable)),
+            Err((error, _)) => match error.rdkafka_error_code().unwrap_or(Code::Unknown) {
+                // Into memory that is empty it will not fit later either.
+                Code::QueueFull if self.in_flight.is_empty() => Err((Code::MessageSizeTooLarge, durable)),
+                code => Err((code, durable)),
+            },
         }
     }
 
