@@ -12,4 +12,6 @@ model_list:
   - model_name: m
     litellm_params: {model: openai/m, api_base: "$upstream/v1", api_key: sk-any}
 YAML
+# Without a key of its own it starts for local use only, which this is.
+export LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY=true
 exec "$litellm" --config "$config" --port "$port" --host 127.0.0.1

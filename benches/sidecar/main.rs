@@ -148,7 +148,9 @@ async fn run() -> Result<Value, Box<dyn Error>> {
     report["streams"] = streams(&setting, seconds).await?;
     if let Ok(peer) = std::env::var("PELTON_BENCH_PEER") {
         eprintln!("peer …");
-        report["peer"] = peer_beside(&setting, &peer, seconds).await?;
+        // A peer that does not start costs its own figures only.
+        report["peer"] =
+            peer_beside(&setting, &peer, seconds).await.unwrap_or_else(|error| json!({"error": error.to_string()}));
     }
     report["sidecar_rss_after_mib"] = json!(setting.sidecar.rss_mib());
     report["log"] = log_of(&setting).await?;
