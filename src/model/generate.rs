@@ -224,30 +224,8 @@ impl<'a> Engine<'a> {
             }
         }
         self.rows = going;
-        self.decode()?;
+        self.cache.decode(self.decoder, &mut self.rows)?;
         Ok(finished)
-    }
-
-    /// Computes the logits after each row's last token.
-    fn decode(&mut self) -> Result<()> {
-        if self.rows.is_empty() {
-            return Ok(());
-        }
-        let (mut ids, mut positions, mut spans) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, row) in self.rows.iter_mut().enumerate() {
-            ids.extend(row.generated.tokens.last());
-            positions.push(row.slots.len() as u32);
-            row.slots.push((self.cache.slots + index) as u32);
-            // The list of slots is lent to the span and taken back below: it may be long.
-            spans.push(Span { queries: index..index + 1, keys: std::mem::take(&mut row.slots) });
-        }
-        let logits = self.run(&ids, &positions, &spans, None)?;
-        let vocabulary = self.decoder.config().vocab_size;
-        for ((row, span), logits) in self.rows.iter_mut().zip(spans).zip(logits.chunks_exact(vocabulary)) {
-            row.slots = span.keys;
-            row.prompt_logits = Some(std::sync::Arc::new(logits.to_vec()));
-        }
-        Ok(())
     }
 
     /// Runs rows whose keys take the next slots of the cache; logits of the rows in `pick`, or of all.
@@ -257,6 +235,28 @@ impl<'a> Engine<'a> {
 }
 
 impl Cache {
+    /// Computes the logits after each row's last token.
+    pub(super) fn decode(&mut self, decoder: &Decoder, rows: &mut [Row]) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let (mut ids, mut positions, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, row) in rows.iter_mut().enumerate() {
+            ids.extend(row.generated.tokens.last());
+            positions.push(row.slots.len() as u32);
+            row.slots.push((self.slots + index) as u32);
+            // The list of slots is lent to the span and taken back below: it may be long.
+            spans.push(Span { queries: index..index + 1, keys: std::mem::take(&mut row.slots) });
+        }
+        let logits = self.compute(decoder, &ids, &positions, &spans, None)?;
+        let vocabulary = decoder.config().vocab_size;
+        for ((row, span), logits) in rows.iter_mut().zip(spans).zip(logits.chunks_exact(vocabulary)) {
+            row.slots = span.keys;
+            row.prompt_logits = Some(std::sync::Arc::new(logits.to_vec()));
+        }
+        Ok(())
+    }
+
     /// Runs rows whose keys take the next slots; logits of the rows in `pick`, or of all.
     pub(super) fn compute(
         &mut self,

@@ -152,7 +152,7 @@ impl Generator {
         }
         self.rows = going;
         self.forget_done();
-        self.decode()?;
+        self.cache.decode(&self.decoder, &mut self.rows)?;
         Ok(told)
     }
 
@@ -200,27 +200,6 @@ impl Generator {
             for (sample, seed) in self.asks[id].seeds.iter().enumerate() {
                 self.waiting.push_back(Row::new(*id, sample, *seed, span.keys.clone(), logits.clone()));
             }
-        }
-        Ok(())
-    }
-
-    /// Computes the logits after each row's last token.
-    fn decode(&mut self) -> Result<()> {
-        if self.rows.is_empty() {
-            return Ok(());
-        }
-        let (mut ids, mut positions, mut spans) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, row) in self.rows.iter_mut().enumerate() {
-            ids.extend(row.generated.tokens.last());
-            positions.push(row.slots.len() as u32);
-            row.slots.push((self.cache.slots + index) as u32);
-            spans.push(Span { queries: index..index + 1, keys: std::mem::take(&mut row.slots) });
-        }
-        let logits = self.cache.compute(&self.decoder, &ids, &positions, &spans, None)?;
-        let vocabulary = self.decoder.config().vocab_size;
-        for ((row, span), logits) in self.rows.iter_mut().zip(spans).zip(logits.chunks_exact(vocabulary)) {
-            row.slots = span.keys;
-            row.prompt_logits = Some(Arc::new(logits.to_vec()));
         }
         Ok(())
     }

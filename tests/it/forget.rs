@@ -1,6 +1,6 @@
 //! Forgetting: the rows go everywhere, the bytes with them, the audit stays clean, and nobody else loses a row.
 
-use crate::support::lake::{config, count, open};
+use crate::support::lake::{config, count, open, training_set};
 use crate::support::parts::{committer, key, part, part_with};
 use crate::support::python;
 use deltalake::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -8,7 +8,7 @@ use pelton::config::Maintenance;
 use pelton::daemon::forget::forget;
 use pelton::domain::{
     Answer, Candidate, ChatMessage, Comparison, CycleId, DeadLetterCode, DeadLetterRow, FeedbackRow, Finish,
-    InferenceRow, Origin, Prompt, PromptHash, Timestamp, TrainingSet, Version, VersionRef, VersionState, WindowName,
+    InferenceRow, Origin, Prompt, PromptHash, Timestamp, Version, VersionRef, VersionState,
 };
 use pelton::lake::{DeadLetterBuilder, FeedbackBuilder, Lake, Part, Round, TableName};
 use pelton::publish::{Manifest, Registry};
@@ -98,17 +98,7 @@ async fn learn(lake: &Lake) -> VersionRef {
         messages,
         request_time: Timestamp::from_millis(7),
     };
-    let set = TrainingSet {
-        window: WindowName::new("w").unwrap(),
-        sql: "SELECT 1".to_owned(),
-        table_version: 1,
-        since: Timestamp::EPOCH,
-        until: now(),
-        train: vec![prompt(secret(), "10")],
-        holdout: vec![prompt(shared(), "11")],
-        left_out: vec![],
-        reasons: std::collections::BTreeMap::new(),
-    };
+    let set = training_set(vec![prompt(secret(), "10")], vec![prompt(shared(), "11")]);
     lake.append_training_window(&cycle(), &set, now()).await.unwrap();
     let candidate = |messages: &[ChatMessage]| Candidate {
         prompt: PromptHash::of(messages),

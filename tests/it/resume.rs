@@ -1,11 +1,12 @@
 //! A cycle whose process is killed while it explores, and again while it optimizes, goes on from what it kept and ends in
 //! the adapter of an unbroken one, byte for byte.
 
+use crate::support::lake::training_set;
 use pelton::config;
 use pelton::daemon::{self, cycle};
 use pelton::demo::questions::{Dial, Question, Side, questions};
 use pelton::demo::shop::{SHOP_SEED, Shop};
-use pelton::domain::{CycleId, CycleState, ModelName, Prompt, Timestamp, TrainingSet, Trigger};
+use pelton::domain::{CycleId, CycleState, ModelName, Prompt, Timestamp, Trigger};
 use pelton::lake::Lake;
 use rdkafka::mocking::MockCluster;
 use std::os::unix::process::ExitStatusExt;
@@ -46,17 +47,7 @@ async fn prepared(dir: &Path, brokers: &str) -> (PathBuf, Lake, CycleId) {
     let id = cycle::request(&lake, &model, Trigger::Hand).await.unwrap();
     let mut train: Vec<Prompt> = questions(&shop, 7, 50, Side::Asked, Dial::default()).iter().map(prompt).collect();
     let holdout = train.split_off(40);
-    let set = TrainingSet {
-        window: "w".parse().unwrap(),
-        sql: "SELECT".to_owned(),
-        table_version: 0,
-        since: Timestamp::EPOCH,
-        until: Timestamp::from_micros(1),
-        train,
-        holdout,
-        left_out: Vec::new(),
-        reasons: std::collections::BTreeMap::new(),
-    };
+    let set = training_set(train, holdout);
     lake.append_training_window(&id, &set, pelton::runtime::now()).await.unwrap();
     (path, lake, id)
 }

@@ -1,11 +1,12 @@
 //! A lake with a cycle that has its prompts, and the `pelton` that runs it.
 
 use crate::support::kafka::{brokers, unique};
+use crate::support::lake::training_set;
 use pelton::config::{self, Config};
 use pelton::daemon::{self, cycle};
 use pelton::demo::questions::{Dial, Question, Side, questions};
 use pelton::demo::shop::{SHOP_SEED, Shop};
-use pelton::domain::{CycleEvent, CycleId, CycleState, ModelName, Prompt, Timestamp, TrainingSet, Trigger};
+use pelton::domain::{CycleEvent, CycleId, CycleState, ModelName, Prompt, Timestamp, Trigger};
 use pelton::lake::Lake;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -62,17 +63,7 @@ impl Rig {
         let mut train: Vec<Prompt> =
             questions(&shop, 7, train + 8, Side::Asked, Dial::default()).iter().map(prompt).collect();
         let holdout = train.split_off(train.len() - 8);
-        let set = TrainingSet {
-            window: "w".parse().unwrap(),
-            sql: "SELECT".to_owned(),
-            table_version: 0,
-            since: Timestamp::EPOCH,
-            until: Timestamp::from_micros(1),
-            train,
-            holdout,
-            left_out: Vec::new(),
-            reasons: std::collections::BTreeMap::new(),
-        };
+        let set = training_set(train, holdout);
         self.lake.append_training_window(&id, &set, pelton::runtime::now()).await.unwrap();
         id
     }

@@ -4,6 +4,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use datafusion::prelude::SessionContext;
 use pelton::config;
+use pelton::domain::{Prompt, Timestamp, TrainingSet};
 use pelton::lake::{Lake, TableName};
 use std::path::Path;
 use tempfile::TempDir;
@@ -18,6 +19,21 @@ pub async fn open() -> (TempDir, Lake) {
     let dir = tempfile::tempdir().unwrap();
     let lake = Lake::open(&config(dir.path())).await.unwrap();
     (dir, lake)
+}
+
+/// What a window chose, as far as a cycle looks at it.
+pub fn training_set(train: Vec<Prompt>, holdout: Vec<Prompt>) -> TrainingSet {
+    TrainingSet {
+        window: "w".parse().unwrap(),
+        sql: "SELECT 1".to_owned(),
+        table_version: 0,
+        since: Timestamp::EPOCH,
+        until: Timestamp::from_micros(1),
+        train,
+        holdout,
+        left_out: Vec::new(),
+        reasons: std::collections::BTreeMap::new(),
+    }
 }
 
 /// What a query over one table gives.
