@@ -91,9 +91,13 @@ impl LakeShape {
 }
 
 impl Shape for LakeShape {
+    fn row_bytes(&self) -> usize {
+        self.encoders.held_bytes()
+    }
+
     fn held_bytes(&self) -> usize {
-        let rows = self.encoders.held_bytes() + self.memory.free_bytes();
-        rows + self.lake.merging_bytes().min(self.merging_bytes_max)
+        let merging = self.lake.merging_bytes().min(self.merging_bytes_max);
+        self.row_bytes() + self.memory.free_bytes() + merging
     }
 }
 

@@ -105,6 +105,11 @@ impl<S: Sink> Buffer<S> {
     }
 
     /// Bytes of all rows in memory, here and on their way to a commit.
+    pub(super) fn row_bytes(&self) -> usize {
+        self.shape.row_bytes()
+    }
+
+    /// Those, and what else takes of the memory that reading may use.
     pub(super) fn held_bytes(&self) -> usize {
         self.shape.held_bytes()
     }

@@ -174,7 +174,7 @@ impl<S: Sink + 'static> State<S> {
 
     /// Takes in what became of a batch.
     pub(super) fn settle(&mut self, consumer: &Client<S>, done: Done) -> Result<(), Error> {
-        metric::BUFFER_BYTES.set(i64::try_from(self.buffer.held_bytes()).unwrap_or(i64::MAX));
+        metric::BUFFER_BYTES.set(i64::try_from(self.buffer.row_bytes()).unwrap_or(i64::MAX));
         // Only what was read in the present assignment concerns it.
         let current: Vec<_> = done
             .ranges

@@ -71,6 +71,9 @@ pub enum SinkError {
 /// What buffers are made by; a cheap handle.
 pub trait Shape: Clone + Send {
     /// Bytes of all rows that are in memory: in buffers, being encoded, or waiting for their commit.
+    fn row_bytes(&self) -> usize;
+
+    /// Those, and what else takes of the memory that reading may use.
     fn held_bytes(&self) -> usize;
 }
 
