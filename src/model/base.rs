@@ -135,6 +135,14 @@ impl Model {
         self.tokenizer.decode(ids, true).map_err(|e| self.tokenizer_error(&*e))
     }
 
+    /// The tokenizer as the text of a `tokenizer.json`, whatever file it came from.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn tokenizer_json(&self) -> Result<String> {
+        self.tokenizer.to_string(false).map_err(|e| self.tokenizer_error(&*e))
+    }
+
     fn tokenizer_error(&self, reason: &dyn std::error::Error) -> Error {
         Error::Tokenizer { path: self.folder.join(TOKENIZER), reason: reason.to_string() }
     }

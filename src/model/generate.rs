@@ -17,7 +17,8 @@ use super::decoder::Decoder;
 use super::error::{Error, Result};
 use super::ops::attention::{self, Heads, Rows, Span};
 use super::ops::host::Slice;
-use super::sample::{Draw, Sampling, draw};
+use super::constraint::Constraint;
+use super::sample::{Draw, Sampling, draw, draw_under};
 
 /// A prompt and one seed for each sample that is wanted of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,6 +146,8 @@ pub(super) struct Row {
     pub(super) slots: Vec<u32>,
     /// The logits that its next token is drawn from are its own row's; before the first step, its prompt's.
     pub(super) prompt_logits: Option<std::sync::Arc<Vec<f32>>>,
+    /// What it may say.
+    pub(super) constraint: Option<Box<dyn Constraint>>,
 }
 
 impl<'a> Engine<'a> {
@@ -208,8 +211,8 @@ impl<'a> Engine<'a> {
         let (options, each) = (self.options, self.each);
         self.rows.par_iter_mut().for_each(|row| {
             let own = each.temperature.map_or(options.temperature, |of| of(row.request, row.sample));
-            row.draw(Sampling { temperature: own, top_p: options.top_p });
-            row.ended = each.ends.is_some_and(|ends| ends(&row.generated.tokens));
+            let drawn = row.draw(Sampling { temperature: own, top_p: options.top_p });
+            row.ended = drawn.is_err() || each.ends.is_some_and(|ends| ends(&row.generated.tokens));
         });
         let positions_max = self.decoder.config().max_position_embeddings;
         let mut finished = Vec::new();
@@ -317,16 +320,21 @@ impl Row {
             finish: Finish::Length,
         };
         let rng = ChaCha8Rng::seed_from_u64(seed);
-        Self { request, sample, rng, generated, ended: false, slots, prompt_logits: Some(logits) }
+        Self { request, sample, rng, generated, ended: false, slots, prompt_logits: Some(logits), constraint: None }
     }
 
-    pub(super) fn draw(&mut self, sampling: Sampling) {
+    /// Draws a token; an error where its constraint lets nothing follow.
+    pub(super) fn draw(&mut self, sampling: Sampling) -> std::result::Result<(), String> {
         if let Some(logits) = self.prompt_logits.take() {
-            let Draw { token, logprob, sampling_logprob } = draw(&logits, sampling, &mut self.rng);
+            let Draw { token, logprob, sampling_logprob } = match &mut self.constraint {
+                None => draw(&logits, sampling, &mut self.rng),
+                Some(constraint) => draw_under(&mut **constraint, &logits, sampling, &mut self.rng)?,
+            };
             self.generated.tokens.push(token);
             self.generated.logprobs.push(logprob);
             self.generated.sampling_logprobs.push(sampling_logprob);
         }
+        Ok(())
     }
 
     fn finish(&self, options: &GenerationOptions, positions_max: usize) -> Option<Finish> {

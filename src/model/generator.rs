@@ -3,6 +3,7 @@
 //! It draws as [`Decoder::generate`] does, from the same parts: a sample depends on its prompt, its seed and its options only,
 //! not on who else is in the batch, nor on when it came.
 
+use super::constraint::Constraint;
 use super::decoder::Decoder;
 use super::error::Result;
 use super::generate::{Cache, Finish, GenerationOptions, GenerationRequest, Row, check};
@@ -49,6 +50,23 @@ pub struct Drawn {
     pub finish: Option<Finish>,
 }
 
+/// A sample that ended because its [`Constraint`] let nothing follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stuck {
+    /// What [`Generator::admit`] gave.
+    pub ask: usize,
+    /// The sample of it.
+    pub sample: usize,
+    /// What the constraint said.
+    pub reason: String,
+}
+
+/// An ask and what its samples may say, one for each sample that is not begun; none where they may say anything.
+struct Asked {
+    ask: Ask,
+    constraints: Vec<Box<dyn Constraint>>,
+}
+
 /// A drawn token, its log-probability, and the most probable ones with theirs.
 type Token = (u32, f32, Vec<(u32, f32)>);
 
@@ -57,7 +75,7 @@ pub struct Generator {
     decoder: Decoder,
     rows_max: usize,
     cache: Cache,
-    asks: BTreeMap<usize, Ask>,
+    asks: BTreeMap<usize, Asked>,
     /// Asks whose prompt is not computed yet.
     queue: VecDeque<usize>,
     /// Samples whose prompt is cached, but for which there was no place yet.
@@ -83,6 +101,14 @@ impl Generator {
     /// # Errors
     /// As [`Decoder::generate`].
     pub fn admit(&mut self, ask: Ask) -> Result<usize> {
+        self.admit_under(ask, Vec::new())
+    }
+
+    /// As [`Generator::admit`]; `constraints` has one for each seed, or none.
+    ///
+    /// # Errors
+    /// As [`Decoder::generate`].
+    pub fn admit_under(&mut self, ask: Ask, mut constraints: Vec<Box<dyn Constraint>>) -> Result<usize> {
         let request = GenerationRequest { prompt: ask.prompt.clone(), seeds: ask.seeds.clone() };
         let options = GenerationOptions {
             temperature: ask.temperature,
@@ -96,7 +122,9 @@ impl Generator {
         self.next += 1;
         if !ask.seeds.is_empty() {
             self.queue.push_back(id);
-            self.asks.insert(id, ask);
+            // They are taken from the end.
+            constraints.reverse();
+            self.asks.insert(id, Asked { ask, constraints });
         }
         Ok(id)
     }
@@ -122,30 +150,41 @@ impl Generator {
     ///
     /// # Errors
     /// Where the network cannot be computed; then nothing under way can go on.
-    pub fn step(&mut self) -> Result<Vec<Drawn>> {
+    pub fn step(&mut self) -> Result<Vec<std::result::Result<Drawn, Stuck>>> {
         self.refill()?;
         let asks = &self.asks;
-        let drawn: Vec<Token> = self
+        let drawn: Vec<std::result::Result<Token, String>> = self
             .rows
             .par_iter_mut()
             .map(|row| {
-                let ask = &asks[&row.request];
+                let ask = &asks[&row.request].ask;
                 let top = match (&row.prompt_logits, ask.top_logprobs) {
                     (Some(logits), count) if count > 0 => top(logits, count),
                     _ => Vec::new(),
                 };
-                row.draw(Sampling { temperature: ask.temperature, top_p: ask.top_p });
+                row.draw(Sampling { temperature: ask.temperature, top_p: ask.top_p })?;
                 let last = |values: &[f32]| values.last().copied().unwrap_or_default();
-                (row.generated.tokens.last().copied().unwrap_or_default(), last(&row.generated.logprobs), top)
+                let token = row.generated.tokens.last().copied().unwrap_or_default();
+                if let Some(constraint) = row.constraint.as_mut().filter(|_| !ask.stop.contains(&token)) {
+                    constraint.take(token)?;
+                }
+                Ok((token, last(&row.generated.logprobs), top))
             })
             .collect();
         let positions_max = self.decoder.config().max_position_embeddings;
         let (mut told, mut going) = (Vec::with_capacity(drawn.len()), Vec::with_capacity(drawn.len()));
-        for (row, (token, logprob, top)) in self.rows.drain(..).zip(drawn) {
-            let ask = &self.asks[&row.request];
+        for (row, drawn) in self.rows.drain(..).zip(drawn) {
+            let (token, logprob, top) = match drawn {
+                Ok(drawn) => drawn,
+                Err(reason) => {
+                    told.push(Err(Stuck { ask: row.request, sample: row.sample, reason }));
+                    continue;
+                }
+            };
+            let ask = &self.asks[&row.request].ask;
             let full = row.generated.tokens.len() >= ask.new_tokens_max || row.slots.len() >= positions_max;
             let finish = if ask.stop.contains(&token) { Some(Finish::Stop) } else { full.then_some(Finish::Length) };
-            told.push(Drawn { ask: row.request, sample: row.sample, token, logprob, top, finish });
+            told.push(Ok(Drawn { ask: row.request, sample: row.sample, token, logprob, top, finish }));
             if finish.is_none() {
                 going.push(row);
             }
@@ -169,7 +208,7 @@ impl Generator {
         let mut found = self.waiting.len();
         while found < free {
             let Some(id) = self.queue.pop_front() else { break };
-            found += self.asks[&id].seeds.len();
+            found += self.asks[&id].ask.seeds.len();
             next.push(id);
         }
         self.prefill(&next)?;
@@ -185,7 +224,7 @@ impl Generator {
         self.cache.compact(self.rows.iter_mut().chain(&mut self.waiting));
         let (mut ids, mut positions, mut spans, mut last) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for id in which {
-            let prompt = &self.asks[id].prompt;
+            let prompt = &self.asks[id].ask.prompt;
             let rows = ids.len()..ids.len() + prompt.len();
             let keys = rows.clone().map(|row| (self.cache.slots + row) as u32).collect();
             spans.push(Span { queries: rows, keys });
@@ -197,8 +236,11 @@ impl Generator {
         let vocabulary = logits.len() / which.len();
         for ((id, span), logits) in which.iter().zip(spans).zip(logits.chunks_exact(vocabulary)) {
             let logits = Arc::new(logits.to_vec());
-            for (sample, seed) in self.asks[id].seeds.iter().enumerate() {
-                self.waiting.push_back(Row::new(*id, sample, *seed, span.keys.clone(), logits.clone()));
+            let Some(Asked { ask, constraints }) = self.asks.get_mut(id) else { continue };
+            for (sample, seed) in ask.seeds.iter().enumerate() {
+                let mut row = Row::new(*id, sample, *seed, span.keys.clone(), logits.clone());
+                row.constraint = constraints.pop();
+                self.waiting.push_back(row);
             }
         }
         Ok(())

@@ -15,6 +15,7 @@ mod batch;
 mod chat;
 mod classifier;
 mod config;
+mod constraint;
 mod decoder;
 mod error;
 mod generate;
@@ -37,10 +38,11 @@ pub use classifier::Classifier;
 pub use config::{
     Activation, LayerConfig, Llama3Rope, ModelConfig, Options, Rope, RopeScaling, Rotary, SUPPORTED_MODEL_TYPES,
 };
+pub use constraint::Constraint;
 pub use decoder::Decoder;
 pub use error::{Error, Result};
 pub use generate::{Ends, Finish, Generated, GenerationOptions, GenerationRequest, Ladder, PerSample};
-pub use generator::{Ask, Drawn, Generator};
+pub use generator::{Ask, Drawn, Generator, Stuck};
 pub use logprob::{ForwardPass, Keep};
 pub use lora::{ALL_TARGETS, Lora, LoraConfig};
 pub use memory::{Footprint, Load};

@@ -3,6 +3,7 @@
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
+use super::constraint::Constraint;
 use super::ops::head::log_sum_exp;
 use super::ops::math::{exp, vectorised};
 
@@ -62,6 +63,34 @@ pub fn draw(logits: &[f32], sampling: Sampling, rng: &mut ChaCha8Rng) -> Draw {
         }
     }
     finish(chosen, (f64::from(weights[chosen]) / total).ln() as f32)
+}
+
+/// As [`draw`], from the tokens that a constraint lets follow. `logprob` is that of the plain policy all the same.
+///
+/// # Errors
+/// What the constraint says where nothing can follow.
+pub fn draw_under(
+    constraint: &mut dyn Constraint,
+    logits: &[f32],
+    sampling: Sampling,
+    rng: &mut ChaCha8Rng,
+) -> Result<Draw, String> {
+    let mut allowed = logits.to_vec();
+    constraint.restrict(&mut allowed)?;
+    // Tokens that may not follow are left out, not made improbable: none of them can be drawn.
+    let may = |(_, logit): &(usize, &f32)| **logit > f32::NEG_INFINITY;
+    let (tokens, logits_of_them): (Vec<usize>, Vec<f32>) =
+        allowed.iter().enumerate().filter(may).map(|(token, logit)| (token, *logit)).unzip();
+    if tokens.is_empty() {
+        return Err("no token may follow".to_owned());
+    }
+    let drawn = draw(&logits_of_them, sampling, rng);
+    let token = tokens[drawn.token as usize];
+    let lse = vectorised(
+        #[inline(always)]
+        || log_sum_exp(logits, 1.0),
+    );
+    Ok(Draw { token: token as u32, logprob: logits[token] - lse, ..drawn })
 }
 
 /// The index of the largest value, the first of equals.

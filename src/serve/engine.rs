@@ -2,8 +2,9 @@
 //!
 //! Requests on one set of weights share every step; several adapters take turns, a step each.
 
+use super::grammar::Grammar;
 use super::text::Writer;
-use crate::model::{Ask, Decoder, Drawn, Finish, Generator, Model};
+use crate::model::{Ask, Constraint, Decoder, Drawn, Finish, Generator, Model, Stuck};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -19,6 +20,8 @@ pub(super) struct Job {
     pub(super) ask: Ask,
     /// Texts that end a sample.
     pub(super) stop: Vec<String>,
+    /// What its samples may say.
+    pub(super) grammar: Option<Grammar>,
 }
 
 /// A token as the API tells of it.
@@ -154,7 +157,10 @@ impl Worker {
             },
         };
         let set = &mut self.sets[at];
-        match set.generator.admit(job.ask.clone()) {
+        let one = |grammar: &Grammar| Box::new(grammar.clone()) as Box<dyn Constraint>;
+        let each = |grammar: &Grammar| job.ask.seeds.iter().map(|_| one(grammar)).collect();
+        let constraints = job.grammar.as_ref().map(each).unwrap_or_default();
+        match set.generator.admit_under(job.ask.clone(), constraints) {
             Ok(id) => {
                 let left = job.ask.seeds.len();
                 let writers = (0..left).map(|_| Writer::new(job.stop.clone())).collect();
@@ -190,9 +196,21 @@ impl Set {
                 return;
             }
         };
-        for token in drawn {
-            self.tell(token, base);
+        for drawn in drawn {
+            match drawn {
+                Ok(token) => self.tell(token, base),
+                Err(stuck) => self.give_up(&stuck),
+            }
         }
+    }
+
+    /// A sample cannot go on in the form that was asked for: the request fails.
+    fn give_up(&mut self, stuck: &Stuck) {
+        if let Some(request) = self.requests.remove(&stuck.ask) {
+            let message = format!("the answer cannot go on in the form of `response_format`: {}", stuck.reason);
+            drop(request.taken.told.send(Err(message)));
+        }
+        self.generator.end(stuck.ask, None);
     }
 
     fn tell(&mut self, drawn: Drawn, base: &Model) {

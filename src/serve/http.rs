@@ -3,6 +3,7 @@
 use super::adapters::{AdapterError, Adapters};
 use super::answer::{Answering, Logged};
 use super::engine::{Engine, Job, Refused};
+use super::grammar::{Grammar, Grammars};
 use super::openai::{Head, Prompt, Request, error_body, message_for_template};
 use super::{CallLog, Options};
 use crate::model::{Ask, Model};
@@ -32,6 +33,7 @@ const STOPS_MAX: usize = 16;
 pub struct Server {
     adapters: Adapters,
     engine: Engine,
+    grammars: Grammars,
     options: Options,
     log: Option<Arc<dyn CallLog>>,
 }
@@ -43,8 +45,9 @@ impl Server {
     /// Where the generating thread cannot be started.
     pub fn new(base: Arc<Model>, options: Options, log: Option<Arc<dyn CallLog>>) -> std::io::Result<Arc<Self>> {
         let engine = Engine::start(Arc::clone(&base), options.queue_max, options.batch_rows)?;
+        let grammars = Grammars::new(Arc::clone(&base));
         let adapters = Adapters::new(base, options.model_name.clone());
-        Ok(Arc::new(Self { adapters, engine, options, log }))
+        Ok(Arc::new(Self { adapters, engine, grammars, options, log }))
     }
 
     /// Loads an adapter folder under a name, as the route does.
@@ -181,7 +184,8 @@ fn begin(
     let prompt_tokens = prompt.len();
     let ask = ask(server, &request, request_id, prompt)?;
     let choices = ask.seeds.len();
-    let pieces = server.engine.submit(Job { decoder, ask, stop: stops(&request)? }).map_err(|refused| {
+    let (stop, grammar) = (stops(&request)?, grammar(server, &request)?);
+    let pieces = server.engine.submit(Job { decoder, ask, stop, grammar }).map_err(|refused| {
         let status = match refused {
             Refused::Busy => StatusCode::TOO_MANY_REQUESTS,
             Refused::Closed => StatusCode::SERVICE_UNAVAILABLE,
@@ -220,6 +224,11 @@ fn encode_text(server: &Server, request: &Request) -> Result<Vec<u32>, Refusal> 
         }
         None => Err(Refusal::bad("`prompt` is missing", Some("prompt"))),
     }
+}
+
+fn grammar(server: &Server, request: &Request) -> Result<Option<Grammar>, Refusal> {
+    let bad = |why: String| Refusal::bad(format!("`response_format`: {why}"), Some("response_format"));
+    request.schema().and_then(|schema| schema.map(|schema| server.grammars.compile(schema)).transpose()).map_err(bad)
 }
 
 fn stops(request: &Request) -> Result<Vec<String>, Refusal> {

@@ -8,6 +8,7 @@
 mod adapters;
 mod answer;
 mod engine;
+mod grammar;
 mod http;
 mod openai;
 mod text;

@@ -80,12 +80,25 @@ pub(super) enum Logprobs {
 impl Request {
     /// What the client asks for and this server cannot do.
     pub(super) fn unsupported(&self) -> Option<&'static str> {
-        let plain = |f: &Value| f.get("type").and_then(Value::as_str) == Some("text");
-        if self.response_format.as_ref().is_some_and(|f| !f.is_null() && !plain(f)) {
-            return Some("response_format");
-        }
         let free = |choice: &Value| choice.is_null() || choice == "auto" || choice == "none";
         self.tool_choice.as_ref().filter(|choice| !free(choice)).map(|_| "tool_choice")
+    }
+
+    /// The JSON Schema that the answer must fit, where there is one.
+    ///
+    /// # Errors
+    /// A format of another kind, or one without its schema; says what would be right.
+    pub(super) fn schema(&self) -> Result<Option<Value>, String> {
+        let Some(format) = self.response_format.as_ref().filter(|format| !format.is_null()) else { return Ok(None) };
+        match format.get("type").and_then(Value::as_str) {
+            Some("text") => Ok(None),
+            Some("json_object") => Ok(Some(json!({"type": "object"}))),
+            Some("json_schema") => {
+                let schema = format.pointer("/json_schema/schema").filter(|s| s.is_object() || s.is_boolean());
+                schema.cloned().map(Some).ok_or_else(|| "`json_schema.schema` is missing or no schema".to_owned())
+            }
+            _ => Err("`type` must be `text`, `json_object` or `json_schema`".to_owned()),
+        }
     }
 
     /// The tools that the template should know of.

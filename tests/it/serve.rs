@@ -104,7 +104,10 @@ async fn what_cannot_be_answered_is_refused_by_name_and_logged_too() {
     let server = Running::start().await;
     let cases: &[(Value, u16, &str, &str)] = &[
         (question(json!({"model": "gpt-9"})), 404, "model", "the model `gpt-9` does not exist; there is sql-tiny"),
-        (question(json!({"response_format": {"type": "json_object"}})), 400, "response_format", "is not supported"),
+        (question(json!({"response_format": {"type": "yaml"}})), 400, "response_format", "must be `text`, `json_object`"),
+        (question(json!({"response_format": {"type": "json_schema"}})), 400, "response_format", "is missing"),
+        (schema(json!({"type": "strng"})), 400, "response_format", "strng"),
+        (question(json!({"tool_choice": "required"})), 400, "tool_choice", "is not supported"),
         (question(json!({"stop": [""]})), 400, "stop", "none of them empty"),
         (question(json!({"logprobs": true, "top_logprobs": 21})), 400, "top_logprobs", "at most 20"),
         (question(json!({"n": 0})), 400, "n", "`n` must be from 1"),
@@ -257,4 +260,76 @@ async fn requests_join_others_under_way_on_any_adapter_and_too_many_are_refused(
     let many = futures::future::join_all((0..200).map(|n| server.chat(ask(n)))).await;
     let refused = many.iter().filter(|(status, _)| *status == 429).count();
     assert!(refused > 0 && many.iter().all(|(status, _)| [200, 429].contains(status)), "{refused} refused");
+}
+
+/// A question whose answer must fit a schema.
+fn schema(schema: Value) -> Value {
+    let format = json!({"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}});
+    question(json!({"response_format": format}))
+}
+
+/// Each answer that ended by itself is JSON that fits the schema, however wild the drawing: streamed or whole, greedy or
+/// hot, and beside requests that may say anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_under_a_schema_fit_it() {
+    let server = Running::start().await;
+    let table = json!({
+        "type": "object",
+        "$defs": {"name": {"enum": ["customers", "orders", "products"]}},
+        "properties": {
+            "table": {"$ref": "#/$defs/name"},
+            "rows": {"type": "integer", "minimum": 0, "maximum": 99},
+            "sure": {"type": "boolean"},
+        },
+        "required": ["table", "rows", "sure"],
+        "additionalProperties": false,
+    });
+    let fits = jsonschema::validator_for(&table).unwrap();
+    let ask = |temperature: f64, seed: u64| {
+        let mut body = schema(table.clone());
+        let more = json!({"temperature": temperature, "seed": seed, "n": 8, "max_tokens": 64});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let free = question(json!({"n": 4, "seed": 1, "temperature": 1}));
+    let (plain, (first, second), third) = tokio::join!(
+        server.chat(free.clone()),
+        async { tokio::join!(server.chat(ask(0.0, 1)), server.chat(ask(1.0, 2))) },
+        server.chat(ask(1.7, 3)),
+    );
+    let mut ended = 0;
+    for (status, answer) in [first, second, third] {
+        assert_eq!(status, 200, "{answer}");
+        for choice in answer["choices"].as_array().unwrap() {
+            let text = choice["message"]["content"].as_str().unwrap();
+            if choice["finish_reason"] == "length" {
+                assert!(serde_json::from_str::<Value>(text).is_err_and(|e| e.is_eof()), "{text} is no beginning");
+                continue;
+            }
+            ended += 1;
+            let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert!(fits.is_valid(&value), "{text}");
+        }
+    }
+    assert!(ended >= 12, "only {ended} of 24 answers ended within their limit");
+    assert_eq!(server.chat(free).await.1["choices"], plain.1["choices"], "a free answer is what it is alone");
+
+    let object = question(json!({"response_format": {"type": "json_object"}, "seed": 5, "temperature": 1, "n": 8}));
+    for choice in server.chat(object).await.1["choices"].as_array().unwrap() {
+        let text = choice["message"]["content"].as_str().unwrap();
+        let read = serde_json::from_str::<Value>(text);
+        let begun = choice["finish_reason"] == "length" && read.as_ref().is_err_and(serde_json::Error::is_eof);
+        assert!(begun || read.is_ok_and(|value| value.is_object()), "{text}");
+    }
+    let streamed: String = chunks(&server, "/chat/completions", {
+        let mut body = ask(0.0, 1);
+        body["n"] = 1.into();
+        body["stream"] = true.into();
+        body
+    })
+    .await
+    .iter()
+    .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned))
+    .collect();
+    assert!(fits.is_valid(&serde_json::from_str(&streamed).unwrap()), "{streamed}");
 }

@@ -1,6 +1,6 @@
 //! The loop that starts cycles as processes of their own, one at a time, in one daemon of many.
 //!
-//! The owner of the seat ([`election`]) raises the scheduler's fence first, so that whoever had it before can commit nothing for
+//! The owner of the seat (module `election`) raises the scheduler's fence first, so that whoever had it before can commit nothing for
 //! its cycles. It runs on what was left behind, tries failed cycles again after a pause, parks those that failed too often, and
 //! starts new ones by each model's schedule. At a shutdown the child is asked to end; its cycle stays open and the next owner
 //! goes on with it.
