@@ -14,8 +14,9 @@ use std::time::Duration;
 /// Arguments of `pelton serve`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Answers POST /v1/chat/completions and GET /v1/models for the base under the model's name, and for the\n\
-                        promoted version, where there is one, under MODEL@vN. Each call is logged to the first topic of\n\
+    after_help = "Answers POST /v1/chat/completions, POST /v1/completions and GET /v1/models for the base under the model's\n\
+                        name, and for the promoted version, where there is one, under MODEL@vN: streams, n, seed, stop, logprobs,\n\
+                        tools, and answers under a JSON Schema (response_format). Each call is logged to the first topic of\n\
                         ingest.topics, so that `pelton run` beside it turns traffic into tables."
 )]
 pub struct Args {
