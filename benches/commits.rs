@@ -10,10 +10,9 @@
 //! The figures go to `target/bench/commits.json`.
 
 #[path = "ingest/cpu.rs"]
-#[allow(dead_code)]
+#[expect(dead_code, reason = "its threads are not looked at one by one")]
 mod cpu;
 #[path = "engine/report.rs"]
-#[allow(dead_code)]
 mod report;
 
 use pelton::codec::{self, InferenceLog};
@@ -122,7 +121,10 @@ async fn main() -> anyhow::Result<()> {
         }
     }
     let audit = lake.audit().await?;
-    anyhow::ensure!(audit.is_clean() && audit.rows() == count as u64 * ROWS_A_COMMIT as u64, "rows are missing: {audit:?}");
+    anyhow::ensure!(
+        audit.is_clean() && audit.rows() == count as u64 * ROWS_A_COMMIT as u64,
+        "rows are missing: {audit:?}"
+    );
     let mut report = report::Report::new();
     report.figure("commits", count as f64, "commits");
     let thousands = count / 1_000;

@@ -12,6 +12,8 @@
 //! The figures go to `target/bench/sidecar.json`.
 
 mod load;
+#[path = "../engine/report.rs"]
+mod report;
 mod stub;
 
 use load::{Load, Measured};
@@ -31,12 +33,45 @@ fn main() -> Result<(), Box<dyn Error>> {
         let port = arguments.next().ok_or("--stub PORT")?.parse()?;
         return runtime()?.block_on(stub::serve(port)).map_err(Into::into);
     }
-    let report = runtime()?.block_on(run())?;
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
-    std::fs::create_dir_all(&folder)?;
-    std::fs::write(folder.join("sidecar.json"), serde_json::to_vec_pretty(&report)?)?;
-    println!("{}", serde_json::to_string_pretty(&report)?);
+    let measured = runtime()?.block_on(run())?;
+    println!("{measured:#}");
+    tell(&measured)?;
     Ok(())
+}
+
+/// The figures of a run, each beside what it is to be compared with.
+fn tell(measured: &Value) -> Result<(), Box<dyn Error>> {
+    let mut report = report::Report::new();
+    let of = |path: &str| measured.pointer(path).and_then(Value::as_f64).unwrap_or(f64::NAN);
+    for load in ["rate_1000", "rate_5000", "saturation"] {
+        for share in ["p50", "p99", "p99.9"] {
+            let at = |way: &str| of(&format!("/{load}/{way}/{share}_ms"));
+            report.beside(&format!("{load}: latency {share}"), at("through"), "ms", "direct", at("direct"));
+            report.figure(&format!("{load}: added {share}"), of(&format!("/{load}/added_ms/{share}")), "ms");
+        }
+        let rate = |way: &str| of(&format!("/{load}/{way}/requests_per_second"));
+        report.beside(&format!("{load}: answered"), rate("through"), "requests/s", "direct", rate("direct"));
+        let cpu = of(&format!("/{load}/cpu_microseconds_per_request"));
+        report.figure(&format!("{load}: CPU of the sidecar a request"), cpu, "us");
+        report.figure(&format!("{load}: failed"), of(&format!("/{load}/through/failed")), "requests");
+    }
+    for what in ["first_chunk", "between_chunks"] {
+        for share in ["p50", "p99"] {
+            let at = |way: &str| of(&format!("/streams/{way}/{what}_{share}_ms"));
+            report.beside(&format!("streams: {what} {share}"), at("through"), "ms", "direct", at("direct"));
+        }
+    }
+    if measured.pointer("/peer/peer").is_some() {
+        for share in ["p50", "p99"] {
+            let at = |who: &str| of(&format!("/peer/{who}/{share}_ms")) - of(&format!("/peer/direct/{share}_ms"));
+            report.beside(&format!("{PEER_RATE}/s: added {share}"), at("sidecar"), "ms", "LiteLLM adds", at("peer"));
+        }
+    }
+    report.figure("resident, idle", of("/sidecar_rss_idle_mib"), "MiB");
+    report.figure("resident, after", of("/sidecar_rss_after_mib"), "MiB");
+    report.beside("logs acknowledged", of("/log/acknowledged_by_kafka"), "calls", "calls", of("/log/requests"));
+    report.figure("logs dropped", of("/log/dropped"), "calls");
+    Ok(report.write("sidecar")?)
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

@@ -13,11 +13,11 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::batch::{check_ids, check_length};
+use super::constraint::Constraint;
 use super::decoder::Decoder;
 use super::error::{Error, Result};
 use super::ops::attention::{self, Heads, Rows, Span};
 use super::ops::host::Slice;
-use super::constraint::Constraint;
 use super::sample::{Draw, Sampling, draw, draw_under};
 
 /// A prompt and one seed for each sample that is wanted of it.

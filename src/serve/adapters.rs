@@ -27,13 +27,16 @@ pub enum AdapterError {
 /// Named adapters over one base.
 pub(super) struct Adapters {
     base: Arc<Model>,
+    /// One handle for all requests: those on the same weights are generated together.
+    base_decoder: Arc<Decoder>,
     base_name: String,
     loaded: RwLock<BTreeMap<String, Arc<Decoder>>>,
 }
 
 impl Adapters {
     pub(super) fn new(base: Arc<Model>, base_name: String) -> Self {
-        Self { base, base_name, loaded: RwLock::default() }
+        let base_decoder = Arc::new(base.decoder().clone());
+        Self { base, base_decoder, base_name, loaded: RwLock::default() }
     }
 
     pub(super) fn base(&self) -> &Arc<Model> {
@@ -63,7 +66,7 @@ impl Adapters {
     /// What answers to a name: the base (no version), or an adapter (its name is the version).
     pub(super) fn resolve(&self, name: &str) -> Option<(Option<String>, Arc<Decoder>)> {
         if name == self.base_name {
-            return Some((None, Arc::new(self.base.decoder().clone())));
+            return Some((None, Arc::clone(&self.base_decoder)));
         }
         self.read().get(name).map(|decoder| (Some(name.to_owned()), Arc::clone(decoder)))
     }
@@ -75,5 +78,19 @@ impl Adapters {
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<Decoder>>> {
         self.loaded.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_for_the_base_share_its_weights_and_their_steps() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sql-tiny");
+        let base = Model::load(&folder, &candle_core::Device::Cpu).unwrap();
+        let adapters = Adapters::new(Arc::new(base), "base".to_owned());
+        let decoder = || adapters.resolve("base").unwrap().1;
+        assert!(Arc::ptr_eq(&decoder(), &decoder()));
     }
 }

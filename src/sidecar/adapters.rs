@@ -18,7 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
+/// How long requests are kept away while the topic of versions cannot be read. Then what is known has to do: a server that
+/// answers with the base is better than none.
+const VERSIONS_WAIT: Duration = Duration::from_secs(30);
 /// The longest pause before a load is tried again.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
@@ -48,8 +52,10 @@ pub struct Keeper {
     pub puller: Option<Arc<dyn Puller>>,
     /// Something is wanted that was not before.
     pub changed: Arc<Notify>,
-    /// Whether it looked at the servers once.
+    /// Whether it knows the versions, and the servers have them as far as they can.
     pub looked: Arc<AtomicBool>,
+    /// Whether the topic of versions was read to its end.
+    pub caught_up: Arc<AtomicBool>,
 }
 
 /// What the keeper remembers between two looks.
@@ -59,49 +65,76 @@ struct Memory {
     again: BTreeMap<(Arc<str>, String), (Instant, Backoff)>,
     /// Since when a version is not wanted.
     unwanted: BTreeMap<(Arc<str>, String), Instant>,
+    /// Loads under way, one task a server: a server that hangs holds up no other, and no withdrawal.
+    busy: BTreeMap<Arc<str>, JoinHandle<Outcome>>,
 }
 
 impl Keeper {
     /// Works until the shutdown.
     pub async fn run(self, end: Shutdown) {
+        let (keeper, began) = (Arc::new(self), Instant::now());
         let mut memory = Memory::default();
         loop {
             tokio::select! {
-                () = self.look(&mut memory) => {}
-                () = end.cancelled() => return,
+                () = keeper.look(&mut memory) => {}
+                () = end.cancelled() => break,
             }
-            self.looked.store(true, Relaxed);
+            keeper.ready(&memory, began);
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(self.settings.interval_ms)) => {}
-                () = self.changed.notified() => {}
-                () = end.cancelled() => return,
+                () = tokio::time::sleep(Duration::from_millis(keeper.settings.interval_ms)) => {}
+                () = keeper.changed.notified() => {}
+                () = end.cancelled() => break,
             }
+        }
+        memory.busy.into_values().for_each(|task| task.abort());
+    }
+
+    /// Lets requests come once the versions are known and every server was asked to load them.
+    fn ready(&self, memory: &Memory, began: Instant) {
+        if self.looked.load(Relaxed) {
+            return;
+        }
+        let knows = self.caught_up.load(Relaxed) && memory.busy.is_empty();
+        if !knows && began.elapsed() > VERSIONS_WAIT {
+            tracing::warn!("the promoted versions are not known or not loaded yet; requests are taken all the same");
+        }
+        if knows || began.elapsed() > VERSIONS_WAIT {
+            self.looked.store(true, Relaxed);
         }
     }
 
-    /// One look at all servers.
-    async fn look(&self, memory: &mut Memory) {
+    /// One look at all servers. Loads go on beside it; each ends in another look.
+    async fn look(self: &Arc<Self>, memory: &mut Memory) {
+        memory.collect().await;
         let wanted = self.versions.wanted();
-        let mut paths = BTreeMap::new();
-        for one in &wanted {
-            paths.insert(one.name.clone(), self.path(one).await);
-        }
-        let listed =
-            futures::future::join_all(self.upstreams.all.iter().map(|replica| replica.list(&self.client))).await;
-        let mut tasks = Vec::new();
-        for (replica, listed) in self.upstreams.all.iter().zip(listed) {
-            let Ok(listed) = listed else {
-                // It says nothing of its versions now: none of their requests go there.
-                replica.set_models(BTreeSet::new());
+        let all = &self.upstreams.all;
+        let listed = futures::future::join_all(all.iter().map(|replica| replica.list(&self.client))).await;
+        for (replica, listed) in all.iter().zip(listed) {
+            match listed {
+                Ok(listed) => replica.set_models(listed),
+                // Where it is only slow, what it said last holds; where it is away, it was forgotten when it went.
+                Err(error) => {
+                    tracing::debug!(upstream = %replica.name, %error, "it did not list its models");
+                    continue;
+                }
+            }
+            if !replica.loads_adapters() || memory.busy.contains_key(&replica.name) {
                 continue;
-            };
-            replica.set_models(listed.clone());
-            if replica.loads_adapters() {
-                tasks.push(self.adjust(replica, &wanted, &paths, listed, due(memory, replica, &wanted)));
+            }
+            let due = due(memory, replica, &wanted);
+            let lacks = |one: &&Wanted| due.contains(&one.name) && !replica.has(&one.name);
+            let lacking: Vec<Wanted> = wanted.iter().filter(lacks).cloned().collect();
+            if !lacking.is_empty() {
+                let (keeper, replica) = (Arc::clone(self), Arc::clone(replica));
+                let name = Arc::clone(&replica.name);
+                let task = tokio::spawn(async move {
+                    let outcome = keeper.adjust(&replica, lacking).await;
+                    keeper.changed.notify_one();
+                    outcome
+                });
+                memory.busy.insert(name, task);
             }
         }
-        let outcomes: Vec<Outcome> = futures::future::join_all(tasks).await;
-        outcomes.into_iter().for_each(|outcome| remember(memory, outcome));
         self.unload(memory, &wanted).await;
         self.versions.settle(&self.everywhere(&wanted));
         let state = |replica: &Arc<Replica>, one: &Wanted| {
@@ -120,20 +153,15 @@ impl Keeper {
     }
 
     /// Loads what a server lacks, one after the other, and asks it what it has.
-    async fn adjust(
-        &self,
-        replica: &Arc<Replica>,
-        wanted: &[Wanted],
-        paths: &BTreeMap<String, Result<String, String>>,
-        listed: BTreeSet<String>,
-        due: BTreeSet<String>,
-    ) -> Outcome {
+    async fn adjust(&self, replica: &Arc<Replica>, lacking: Vec<Wanted>) -> Outcome {
         let mut outcome = Outcome { replica: Arc::clone(&replica.name), loaded: Vec::new(), failed: Vec::new() };
         let patience = Duration::from_millis(self.settings.load_timeout_ms);
-        for one in wanted.iter().filter(|one| !listed.contains(&one.name) && due.contains(&one.name)) {
-            let loaded = match &paths[&one.name] {
-                Ok(path) => replica.load(&self.client, &one.name, path, patience).await.map_err(|e| e.to_string()),
-                Err(error) => Err(error.clone()),
+        for one in lacking {
+            let path = tokio::time::timeout(patience, self.path(&one)).await;
+            let path = path.unwrap_or_else(|_| Err(format!("it was not pulled within {} s", patience.as_secs())));
+            let loaded = match path {
+                Ok(path) => replica.load(&self.client, &one.name, &path, patience).await.map_err(|e| e.to_string()),
+                Err(error) => Err(error),
             };
             // Its own list decides, whatever it answered: another sidecar may have been quicker.
             let has = match replica.list(&self.client).await {
@@ -199,9 +227,12 @@ impl Keeper {
             // Whole or not at all: the folder gets its name when all is in it.
             let placed = pulled
                 .and_then(|()| std::fs::rename(&partial, &folder).map_err(|e| format!("{}: {e}", folder.display())));
-            if placed.is_err() && !folder.join("manifest.json").exists() {
+            if placed.is_err() {
                 drop(std::fs::remove_dir_all(&partial));
-                placed?;
+                // Another task may have been quicker.
+                if !folder.join("manifest.json").exists() {
+                    placed?;
+                }
             }
         }
         Ok(match &self.settings.dir_on_servers {
@@ -225,6 +256,21 @@ fn due(memory: &Memory, replica: &Replica, wanted: &[Wanted]) -> BTreeSet<String
         memory.again.get(&(Arc::clone(&replica.name), (*name).clone())).is_none_or(|(after, _)| *after <= now)
     };
     wanted.iter().map(|one| &one.name).filter(may).cloned().collect()
+}
+
+impl Memory {
+    /// Takes in what became of loads that ended.
+    async fn collect(&mut self) {
+        let ended = |name: &&Arc<str>| self.busy[*name].is_finished();
+        let ended: Vec<Arc<str>> = self.busy.keys().filter(ended).cloned().collect();
+        for name in ended {
+            if let Some(task) = self.busy.remove(&name)
+                && let Ok(outcome) = task.await
+            {
+                remember(self, outcome);
+            }
+        }
+    }
 }
 
 fn remember(memory: &mut Memory, outcome: Outcome) {

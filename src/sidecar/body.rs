@@ -51,8 +51,7 @@ impl Tapped {
     /// Whether a piece must not go before the log is durable.
     fn is_last(&self, data: &Bytes) -> bool {
         let Some(call) = self.call.as_ref() else { return false };
-        self.inner.is_end_stream()
-            || (call.is_durable() && call.is_streamed() && memchr::memmem::find(data, b"[DONE]").is_some())
+        self.inner.is_end_stream() || (call.is_durable() && call.is_streamed() && ends_stream(data))
     }
 
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
@@ -65,6 +64,12 @@ impl Tapped {
             (Err(_), _) => Some(Err(io::Error::other("the call could not be logged"))),
         })
     }
+}
+
+/// Whether a piece has the line that ends a stream; the same words in an answer's text are within a JSON string, and no line.
+fn ends_stream(data: &[u8]) -> bool {
+    const END: &[u8] = b"data: [DONE]";
+    memchr::memmem::find_iter(data, END).any(|at| at == 0 || matches!(data[at - 1], b'\n' | b'\r'))
 }
 
 impl Body for Tapped {

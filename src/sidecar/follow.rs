@@ -6,16 +6,20 @@ use crate::config::Kafka;
 use crate::runtime::Shutdown;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message as _;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::sync::Notify;
 
 /// How long one question to the broker may take.
 const ASK: Duration = Duration::from_secs(2);
+
+/// The broker's code for a topic that is not there.
+const UNKNOWN_TOPIC: i32 = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART as i32;
 
 struct Quiet;
 
@@ -38,8 +42,7 @@ impl ConsumerContext for Quiet {}
 pub fn follow(
     kafka: &Kafka,
     topic: String,
-    versions: Arc<Versions>,
-    changed: Arc<Notify>,
+    told: Told,
     end: Shutdown,
 ) -> Result<std::thread::JoinHandle<()>, FollowError> {
     let mut settings = ClientConfig::new();
@@ -50,12 +53,31 @@ pub fn follow(
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "earliest")
+        .set("enable.partition.eof", "true")
         .set("fetch.wait.max.ms", "500")
         .set("reconnect.backoff.max.ms", "2000");
     let consumer: BaseConsumer<Quiet> = settings.create_with_context(Quiet)?;
-    let follower = Follower { consumer, topic, versions, changed, assigned: BTreeSet::new() };
+    let (assigned, read) = (BTreeSet::new(), BTreeSet::new());
+    let follower = Follower { consumer, topic, told, assigned, read };
     let thread = std::thread::Builder::new().name("versions".to_owned());
     Ok(thread.spawn(move || follower.run(&end))?)
+}
+
+/// Who learns what the topic says.
+pub struct Told {
+    /// The versions.
+    pub versions: Arc<Versions>,
+    /// There is something new.
+    pub changed: Arc<Notify>,
+    /// The topic was read to its end once, or there is none.
+    pub caught_up: Arc<AtomicBool>,
+}
+
+impl Told {
+    fn all(&self) {
+        self.caught_up.store(true, Relaxed);
+        self.changed.notify_one();
+    }
 }
 
 /// Why the topic is not followed.
@@ -72,9 +94,10 @@ pub enum FollowError {
 struct Follower {
     consumer: BaseConsumer<Quiet>,
     topic: String,
-    versions: Arc<Versions>,
-    changed: Arc<Notify>,
+    told: Told,
     assigned: BTreeSet<i32>,
+    /// Those that were read to their end.
+    read: BTreeSet<i32>,
 }
 
 impl Follower {
@@ -91,8 +114,14 @@ impl Follower {
             match self.consumer.poll(Duration::from_millis(300)) {
                 Some(Ok(message)) => {
                     let key = message.key().map(|key| String::from_utf8_lossy(key).into_owned()).unwrap_or_default();
-                    self.versions.learn(&key, message.payload());
-                    self.changed.notify_one();
+                    self.told.versions.learn(&key, message.payload());
+                    self.told.changed.notify_one();
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    self.read.insert(partition);
+                    if self.read.is_superset(&self.assigned) {
+                        self.told.all();
+                    }
                 }
                 Some(Err(error)) => tracing::debug!(topic = self.topic, %error, "versions"),
                 None => {}
@@ -102,6 +131,10 @@ impl Follower {
 
     fn assign(&mut self) -> KafkaResult<()> {
         let metadata = self.consumer.fetch_metadata(Some(&self.topic), ASK)?;
+        if metadata.topics().iter().any(|topic| topic.error().is_some_and(|e| e as i32 == UNKNOWN_TOPIC)) {
+            // Nothing was ever announced.
+            self.told.all();
+        }
         let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
         let partitions: BTreeSet<i32> = topics.flat_map(|topic| topic.partitions()).map(|p| p.id()).collect();
         let mut new = TopicPartitionList::new();

@@ -138,6 +138,8 @@ struct State {
     shadows: AtomicUsize,
     /// Whether the servers were asked for what they have.
     looked: Arc<AtomicBool>,
+    /// Whether the topic of versions was read to its end.
+    caught_up: Arc<AtomicBool>,
     changed: Arc<Notify>,
     draining: Shutdown,
     began: Timestamp,
@@ -174,7 +176,8 @@ impl Sidecar {
         if settings.upstreams.is_empty() {
             return Err(Error::NoUpstream);
         }
-        let upstreams = Arc::new(upstream::Upstreams::new(&settings.upstreams)?);
+        let changed = Arc::new(Notify::new());
+        let upstreams = Arc::new(upstream::Upstreams::new(&settings.upstreams, &changed)?);
         let client = upstream::client(Duration::from_millis(settings.connect_timeout_ms))?;
         let tls = parts.tls.map(|(certificate, key)| server::tls(&certificate, &key)).transpose()?;
         let (tap, log) = match parts.log_topic.filter(|_| settings.log.enabled) {
@@ -191,7 +194,8 @@ impl Sidecar {
             None => (None, None),
         };
         let versions = Arc::new(versions::Versions::new(settings.models.clone()));
-        let (changed, looked) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(settings.models.is_empty())));
+        let looked = Arc::new(AtomicBool::new(settings.models.is_empty()));
+        let caught_up = Arc::new(AtomicBool::new(false));
         let keeper = (!settings.models.is_empty()).then(|| adapters::Keeper {
             upstreams: Arc::clone(&upstreams),
             client: client.clone(),
@@ -201,6 +205,7 @@ impl Sidecar {
             puller: parts.puller,
             changed: Arc::clone(&changed),
             looked: Arc::clone(&looked),
+            caught_up: Arc::clone(&caught_up),
         });
         let logging = Arc::new(call::Logging {
             tap,
@@ -219,6 +224,7 @@ impl Sidecar {
             redactor: parts.redactor,
             shadows: AtomicUsize::new(0),
             looked,
+            caught_up,
             changed,
             draining: Shutdown::new(),
             began: now(),
@@ -254,7 +260,8 @@ impl Sidecar {
         let mut follower = None;
         if let Some(keeper) = self.keeper {
             let (versions, changed) = (Arc::clone(&self.state.versions), Arc::clone(&self.state.changed));
-            follower = Some(follow::follow(&self.kafka, self.versions_topic, versions, changed, over.clone())?);
+            let told = follow::Told { versions, changed, caught_up: Arc::clone(&self.state.caught_up) };
+            follower = Some(follow::follow(&self.kafka, self.versions_topic, told, over.clone())?);
             tasks.push(tokio::spawn(keeper.run(over.clone())));
         }
         if let Some(listener) = operators {

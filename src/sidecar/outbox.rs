@@ -11,8 +11,11 @@
 //! ```
 //!
 //! The order is kept: what librdkafka gives back is sorted by its number before it goes to the disk, and what is new waits
-//! behind it. A message that timed out may have arrived: it is sent at least once, and its `request_id` tells.
+//! behind it. A message that timed out may have arrived: it is sent at least once, and its `request_id` tells. Of a window only
+//! what did not arrive is sent again; a message whose topic is not there goes to the queue's end, so that it holds up no other.
+//! One that the broker finds too large is sent without its bodies, once.
 
+use super::record::without_bodies;
 use super::spill::{Batch, Spill};
 use super::{Durable, Message};
 use crate::config::Kafka;
@@ -28,9 +31,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// Bytes of the disk's queue that are sent before their acknowledgement is waited for: well below the least that librdkafka
-/// is given (1 MiB), because a window that does not fit into its memory would never be whole.
-const WINDOW_BYTES: u64 = 1 << 18;
+/// Bytes of the disk's queue that are sent before their acknowledgement is waited for, at most: a quarter of librdkafka's
+/// memory (which is 1 MiB at least), because a window that does not fit into it would never be whole.
+const WINDOW_BYTES_MAX: usize = 1 << 21;
+const WINDOW_BYTES_MIN: usize = 1 << 18;
+/// How long nothing is tried again after nothing of a window arrived.
+const PAUSE: Duration = Duration::from_millis(250);
+/// The same where a producer had to be made anew.
+const PAUSE_AFTER_FATAL: Duration = Duration::from_secs(5);
 
 /// What librdkafka tells while it is polled.
 #[derive(Default)]
@@ -79,15 +87,45 @@ enum State {
         behind: Vec<Message>,
         bytes: usize,
     },
-    /// The window that is under way, and whether all of it arrived so far.
+    /// The window that is under way.
     Spilling {
-        window: Option<(Batch, bool)>,
+        window: Option<Window>,
     },
+}
+
+/// Some of the disk's queue on its way.
+struct Window {
+    batch: Batch,
+    /// What became of each message; nothing yet where absent.
+    fates: Vec<Option<Fate>>,
+    /// The message of each number that was sent.
+    numbers: BTreeMap<u64, usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is with Kafka, or lost for good and counted.
+    Done,
+    /// Its topic is not there.
+    Stray,
+    /// It is sent again.
+    Failed,
+}
+
+impl Fate {
+    fn of(code: Code) -> Self {
+        if matches!(code, Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition) {
+            Self::Stray
+        } else {
+            Self::Failed
+        }
+    }
 }
 
 /// Sends messages; see the module.
 pub struct Outbox {
     producer: BaseProducer<Reports>,
+    settings: ClientConfig,
     spill: Spill,
     sync: bool,
     memory_bytes: usize,
@@ -97,6 +135,8 @@ pub struct Outbox {
     /// Who waits for messages that gather.
     waiting: Vec<Durable>,
     away: bool,
+    /// Nothing of the disk's queue is sent before.
+    again: Instant,
 }
 
 impl Outbox {
@@ -106,6 +146,8 @@ impl Outbox {
     /// A property that librdkafka does not know or refuses.
     pub fn new(kafka: &Kafka, memory_bytes: usize, delivery_ms: u64, spill: Spill, sync: bool) -> KafkaResult<Self> {
         let mut settings = ClientConfig::new();
+        // A topic that was made after the first message for it is found so soon.
+        settings.set("topic.metadata.refresh.interval.ms", "10000");
         settings.extend(kafka.properties.clone());
         settings
             .set("bootstrap.servers", &kafka.brokers)
@@ -120,7 +162,20 @@ impl Outbox {
         let producer = settings.create_with_context(Reports::default())?;
         let state = if spill.is_empty() { State::Direct } else { State::Spilling { window: None } };
         let (in_flight, waiting) = (BTreeMap::new(), Vec::new());
-        Ok(Self { producer, spill, sync, memory_bytes, state, next: 0, in_flight, waiting, away: false })
+        let again = Instant::now();
+        Ok(Self {
+            producer,
+            settings,
+            spill,
+            sync,
+            memory_bytes,
+            state,
+            next: 0,
+            in_flight,
+            waiting,
+            away: false,
+            again,
+        })
     }
 
     /// Takes one message.
@@ -181,15 +236,21 @@ impl Outbox {
     fn send_direct(&mut self, message: Message, durable: Option<Durable>) {
         match self.produce(&message, durable) {
             Ok(()) => {}
-            Err((Code::QueueFull, durable)) => {
-                // Slow is as away: memory is bounded, the disk takes over.
-                self.gather("the producer's memory is full");
+            Err((code, durable)) if is_final(code) => match smaller(code, &message) {
+                Some(message) => self.send(message, durable),
+                None => refused(code),
+            },
+            Err((code, durable)) => {
+                // Slow is as away: memory is bounded, the disk takes over. So is a topic that is not there, and a producer that
+                // gave up.
+                let why =
+                    if code == Code::QueueFull { "the producer's memory is full".into() } else { code.to_string() };
+                self.gather(&why);
                 if let State::Gathering { behind, .. } = &mut self.state {
                     behind.push(message);
                 }
                 self.waiting.extend(durable);
             }
-            Err((code, _)) => refused(code),
         }
     }
 
@@ -221,24 +282,37 @@ impl Outbox {
             if let Some(durable) = durable {
                 durable.send(()).ok();
             }
+            self.decide(number, Fate::Done);
             return;
         };
         let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-        let refused_for_good = is_final(code);
-        if refused_for_good {
-            refused(code);
-        }
-        match &mut self.state {
-            State::Spilling { window: Some((_, arrived)) } => *arrived &= refused_for_good,
-            _ if refused_for_good => {}
-            _ => {
-                self.gather(&error.to_string());
-                if let State::Gathering { failed, .. } = &mut self.state {
-                    failed.insert(number, message);
-                }
-                self.waiting.extend(durable);
+        let message = if is_final(code) {
+            self.decide(number, Fate::Done);
+            let Some(message) = smaller(code, &message) else { return refused(code) };
+            match &self.state {
+                State::Direct => return self.send(message, durable),
+                State::Spilling { .. } => return self.append(vec![message], durable.into_iter().collect()),
+                State::Gathering { .. } => message,
             }
+        } else {
+            message
+        };
+        if self.decide(number, Fate::of(code)) {
+            return;
         }
+        self.gather(&error.to_string());
+        if let State::Gathering { failed, .. } = &mut self.state {
+            failed.insert(number, message);
+        }
+        self.waiting.extend(durable);
+    }
+
+    /// Notes what became of a message of the window; whether it is one.
+    fn decide(&mut self, number: u64, fate: Fate) -> bool {
+        let State::Spilling { window: Some(window) } = &mut self.state else { return false };
+        let Some(at) = window.numbers.remove(&number) else { return false };
+        window.fates[at] = Some(fate);
+        true
     }
 
     /// Sends nothing more until all that is in flight has come back.
@@ -300,37 +374,111 @@ impl Outbox {
 
     /// Sends the disk's front, one window after the other.
     fn replay(&mut self) {
-        let State::Spilling { window } = &mut self.state else { return };
-        if !self.in_flight.is_empty() {
+        if !self.in_flight.is_empty() || Instant::now() < self.again {
             return;
         }
-        if let Some((batch, true)) = window.take() {
-            self.spill.finish(&batch);
+        let State::Spilling { window } = &mut self.state else { return };
+        let unfinished = window.take().and_then(|window| self.finish(window));
+        if self.producer.client().fatal_error().is_some() && !self.renew() {
+            self.state = State::Spilling { window: unfinished };
+            return;
         }
-        let batch = match self.spill.peek(WINDOW_BYTES) {
-            Ok(Some(batch)) if !batch.messages.is_empty() => batch,
-            Ok(_) => {
+        let window = match unfinished.map_or_else(|| self.next_window(), |window| Ok(Some(window))) {
+            Ok(Some(window)) => window,
+            Ok(None) => {
                 self.state = State::Direct;
                 return;
             }
             Err(error) => {
                 tracing::warn!(%error, "spilled logs cannot be read, trying again");
+                self.again = Instant::now() + PAUSE;
                 return;
             }
         };
-        let mut arrived = true;
-        for message in &batch.messages {
-            match self.produce(message, None) {
-                Ok(()) => {}
-                Err((Code::QueueFull, _)) => {
-                    arrived = false;
-                    break;
+        self.send_window(window);
+    }
+
+    fn next_window(&mut self) -> Result<Option<Window>, super::spill::SpillError> {
+        let bytes = (self.memory_bytes / 4).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
+        let batch = self.spill.peek(bytes as u64)?;
+        let damaged = self.spill.take_damaged();
+        if damaged > 0 {
+            Event::LogDropped { why: "disk", count: damaged, detail: "the disk gave back damaged logs" }.emit();
+        }
+        let fresh = |batch: Batch| {
+            let fates = vec![None; batch.messages.len()];
+            Window { batch, fates, numbers: BTreeMap::new() }
+        };
+        Ok(batch.map(fresh))
+    }
+
+    fn send_window(&mut self, mut window: Window) {
+        let mut smaller_ones = Vec::new();
+        for (at, message) in window.batch.messages.iter().enumerate() {
+            if window.fates[at] == Some(Fate::Done) {
+                continue;
+            }
+            let number = self.next;
+            window.fates[at] = match self.produce(message, None) {
+                Ok(()) => {
+                    window.numbers.insert(number, at);
+                    None
                 }
-                Err((code, _)) => refused(code),
+                Err((code, _)) if is_final(code) => {
+                    match smaller(code, message) {
+                        Some(message) => smaller_ones.push(message),
+                        None => refused(code),
+                    }
+                    Some(Fate::Done)
+                }
+                Err((Code::QueueFull, _)) => break,
+                Err((code, _)) => Some(Fate::of(code)),
+            };
+        }
+        self.append(smaller_ones, Vec::new());
+        self.state = State::Spilling { window: Some(window) };
+    }
+
+    /// A window of which everything came back: done, or to be sent again as far as it did not arrive.
+    fn finish(&mut self, mut window: Window) -> Option<Window> {
+        let left = |fate: &Option<Fate>| *fate != Some(Fate::Done);
+        let (count, all) = (window.fates.iter().filter(|fate| left(fate)).count(), window.fates.len());
+        if count == all {
+            self.again = Instant::now() + PAUSE;
+        }
+        let strays = window.fates.iter().filter(|fate| **fate == Some(Fate::Stray)).count();
+        if strays < count {
+            return Some(window);
+        }
+        // First to the end, then from the front: a crash in between gives them twice.
+        let messages = std::mem::take(&mut window.batch.messages).into_iter().zip(&window.fates);
+        let strays = messages.filter(|(_, fate)| left(fate)).map(|(message, _)| message).collect();
+        self.append(strays, Vec::new());
+        self.spill.finish(&window.batch);
+        None
+    }
+
+    /// A producer in place of one that gave up for good; false where it has to be tried again later.
+    fn renew(&mut self) -> bool {
+        self.again = Instant::now() + PAUSE_AFTER_FATAL;
+        match self.settings.create_with_context(Reports::default()) {
+            Ok(producer) => {
+                tracing::warn!("the producer gave up for good; another takes its place");
+                self.producer = producer;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no producer can be made");
+                false
             }
         }
-        self.state = State::Spilling { window: Some((batch, arrived)) };
     }
+}
+
+/// What is sent in place of a message that is too large for its topic.
+fn smaller(code: Code, message: &Message) -> Option<Message> {
+    let payload = (code == Code::MessageSizeTooLarge).then(|| without_bodies(&message.payload)).flatten()?;
+    Some(Message { topic: message.topic.clone(), key: message.key.clone(), payload })
 }
 
 /// What no waiting mends is lost, and counted.

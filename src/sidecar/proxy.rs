@@ -6,7 +6,7 @@
 //! that it goes to.
 
 use super::State;
-use super::asked::Asked;
+use super::asked::{Asked, Odd};
 use super::body::{Answer, Outgoing, Tapped};
 use super::call::Call;
 use super::keys::Denied;
@@ -159,6 +159,7 @@ async fn forward(
     match outcome {
         Ok(mut response) => {
             clean(response.headers_mut(), false);
+            set(response.headers_mut(), TRACEPARENT, &trace.to_string());
             let streamed = is_stream(response.headers());
             call.answered(response.status().as_u16(), streamed);
             call.note(|record| {
@@ -192,8 +193,11 @@ async fn exchange(
     }
     let body = read(state, body).await?;
     let asked = Asked::read(&body);
-    if asked.model.as_deref().is_some_and(is_suspicious) {
-        return Err(Refusal::bad("`model` is a name, not a path or URL"));
+    match asked.odd() {
+        None => {}
+        Some(Odd::Name) => return Err(Refusal::bad("`model` is a name, not a path or URL")),
+        Some(Odd::Twice) => return Err(Refusal::bad("`model` is given twice")),
+        Some(Odd::Encoding) => return Err(Refusal::bad("JSON is UTF-8 (RFC 8259, 8.1)")),
     }
     let mut conversation = None;
     call.note(|record| {
@@ -203,8 +207,8 @@ async fn exchange(
         record.conversation = record.conversation.take().or_else(|| asked.conversation.clone());
         conversation.clone_from(&record.conversation);
     });
-    let mut user = None;
-    call.note(|record| user.clone_from(&record.requester));
+    // The name of a key is nobody's conversation: who says nothing of himself is drawn for at each request.
+    let user = asked.user.clone();
     let model = asked.model.as_deref();
     let route = model.and_then(|m| state.versions.route(m, conversation.as_deref(), user.as_deref(), request_id));
     if let Some(model) = model {
@@ -212,7 +216,11 @@ async fn exchange(
     }
     let body = route.as_ref().map_or_else(|| body.clone(), |route| asked.with_model(&body, &route.model));
     call.note(|record| record.version = version_of(route.as_ref(), model));
-    send(state, &parts, Either::Left(Full::new(body)), route.as_ref(), call).await
+    // A client that names a version itself goes to a server that has it.
+    let named = model.filter(|model| route.is_none() && state.versions.owns(model));
+    let version = route.as_ref().map_or(named, |route| route.version.as_deref());
+    let version = version.filter(|version| route.is_some() || state.upstreams.all.iter().any(|r| r.has(version)));
+    send(state, &parts, Either::Left(Full::new(body)), version, call).await
 }
 
 /// The version of a route; a client may also name one itself.
@@ -226,10 +234,9 @@ async fn send(
     state: &Arc<State>,
     parts: &Parts,
     mut body: Outgoing,
-    route: Option<&Route>,
+    version: Option<&str>,
     call: &mut Call,
 ) -> Result<Response<Incoming>, Refusal> {
-    let version = route.and_then(|route| route.version.as_deref());
     let mut tried = Vec::new();
     let mut last = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no upstream is there");
     loop {
@@ -359,14 +366,6 @@ fn denied(denied: Denied) -> Refusal {
     }
 }
 
-/// Names that no server should look up: some resolve unknown models by path or from a hub.
-fn is_suspicious(model: &str) -> bool {
-    model.contains("://")
-        || model.contains("..")
-        || model.starts_with(['/', '~', '\\'])
-        || model.chars().any(char::is_control)
-}
-
 /// Takes out what belongs to one connection, and the client's key where it was meant for us.
 fn clean(headers: &mut HeaderMap, keys_are_ours: bool) {
     let named: Vec<HeaderName> = headers
@@ -396,9 +395,14 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
+/// Whether a body is read as JSON: it says so, says nothing, or is of a kind that some servers read as JSON all the same.
 fn is_json(parts: &Parts) -> bool {
     let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let says = kind.is_none_or(|kind| kind.trim_start().to_ascii_lowercase().starts_with("application/json"));
+    let says = kind.is_none_or(|kind| {
+        let kind = kind.trim_start().to_ascii_lowercase();
+        let begins = |prefix: &&str| kind.starts_with(*prefix);
+        ["application/json", "text/", "application/x-www-form-urlencoded"].iter().any(begins) || kind.contains("+json")
+    });
     says && matches!(parts.method, Method::POST | Method::PUT | Method::PATCH)
 }
 

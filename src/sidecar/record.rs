@@ -165,6 +165,28 @@ impl Record {
     }
 }
 
+/// A body of a message that is too large for its topic is left out where it has more bytes than this.
+const KEPT_BYTES_MAX: usize = 1 << 16;
+
+/// A message of the log without its large bodies, saying so; nothing where there is nothing to leave out.
+#[must_use]
+pub fn without_bodies(payload: &[u8]) -> Option<Vec<u8>> {
+    let mut log: Map<String, Value> = serde_json::from_slice(payload).ok()?;
+    let mut left_out = false;
+    for (field, what) in [("request", true), ("response", false)] {
+        let Some(body) = log.get_mut(field).filter(|body| !body.is_null()) else { continue };
+        let bytes = body.to_string().len();
+        if bytes > KEPT_BYTES_MAX {
+            let model = body.get("model").cloned().filter(|model| model.to_string().len() < KEPT_BYTES_MAX);
+            *body = if what { json!({"model": model, "omitted_bytes": bytes}) } else { Value::Null };
+            left_out = true;
+        }
+    }
+    let codes = log.entry("logging_error_codes").or_insert_with(|| json!([]));
+    codes.as_array_mut()?.push("MAX_MESSAGE_SIZE_EXCEEDED".into());
+    left_out.then(|| Value::Object(log).to_string().into_bytes())
+}
+
 /// The operation as OpenTelemetry names it; of other paths it is derived from the bodies.
 fn operation(path: &str) -> Option<&'static str> {
     match path {

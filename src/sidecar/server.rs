@@ -26,6 +26,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
+/// How long connections that are cut off take to end.
+const CUT: Duration = Duration::from_secs(2);
 /// How long a client may take for the head of a request, and for the handshake of TLS.
 const HEAD: Duration = Duration::from_secs(30);
 
@@ -54,6 +56,8 @@ struct Context {
     tls: Option<TlsAcceptor>,
     state: Arc<State>,
     closing: Shutdown,
+    /// What is still under way is cut off.
+    cut: Shutdown,
 }
 
 /// Serves until the shutdown, and drains.
@@ -62,18 +66,23 @@ pub(super) async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, state
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
     builder.http2().timer(TokioTimer::new());
     let closing = Shutdown::new();
-    let context = Context { builder: Arc::new(builder), tls, state: Arc::clone(&state), closing: closing.clone() };
+    let cut = Shutdown::new();
+    let (now_closing, now_cut) = (closing.clone(), cut.clone());
+    let context = Context { builder: Arc::new(builder), tls, state: Arc::clone(&state), closing, cut };
     let (alive, mut ended) = mpsc::channel::<()>(1);
     accept(&listener, &context, &alive, shutdown.cancelled()).await;
     state.draining.cancel();
     let grace = Instant::now() + Duration::from_millis(state.settings.drain_grace_ms);
     accept(&listener, &context, &alive, sleep_until(grace)).await;
     drop(listener);
-    closing.cancel();
+    now_closing.cancel();
     drop((context, alive));
     let patience = Duration::from_millis(state.settings.drain_timeout_ms);
     if timeout(patience, ended.recv()).await.is_err() {
         tracing::warn!("requests were still under way after {} s and are cut off", patience.as_secs());
+        // Their calls end with them, and are logged before the log is closed.
+        now_cut.cancel();
+        drop(timeout(CUT, ended.recv()).await);
     }
 }
 
@@ -88,7 +97,11 @@ async fn accept(listener: &TcpListener, context: &Context, alive: &mpsc::Sender<
             Ok((stream, _)) => {
                 let (context, alive) = (context.clone(), alive.clone());
                 tokio::spawn(async move {
-                    take(stream, context).await;
+                    let cut = context.cut.clone();
+                    tokio::select! {
+                        () = take(stream, context) => {}
+                        () = cut.cancelled() => {}
+                    }
                     drop(alive);
                 });
             }
@@ -105,7 +118,12 @@ async fn take(stream: TcpStream, context: Context) {
     // Pieces of an answer go at once.
     drop(stream.set_nodelay(true));
     match context.tls.clone() {
-        None => connection(TokioIo::new(stream), context).await,
+        None => {
+            // Who connects and says nothing does not stay for ever.
+            if timeout(HEAD, stream.readable()).await.is_ok() {
+                connection(TokioIo::new(stream), context).await;
+            }
+        }
         Some(tls) => {
             if let Ok(Ok(stream)) = timeout(HEAD, tls.accept(stream)).await {
                 connection(TokioIo::new(stream), context).await;

@@ -46,6 +46,10 @@ pub struct Spill {
     writer: Option<File>,
     /// The front: bytes and messages of the first segment that are done.
     done: Done,
+    /// The next segment's number: never one that the cursor has seen, or a restart would skip what is in it.
+    next: u64,
+    /// Messages that turned out to be damaged on the disk and are gone.
+    damaged: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -107,11 +111,14 @@ impl Spill {
             segments: VecDeque::new(),
             writer: None,
             done: Done::default(),
+            next: 1,
+            damaged: 0,
         };
         for number in segments {
             let path = spill.path(number);
             let found = recover(&path).map_err(failed("read", &path))?;
             spill.segments.push_back(Segment { number, bytes: found.bytes, messages: found.messages });
+            spill.next = number + 1;
         }
         spill.go_on_at(&place);
         Ok(spill)
@@ -123,6 +130,7 @@ impl Spill {
         let (Some(segment), Some(bytes), Some(messages)) = (numbers.next(), numbers.next(), numbers.next()) else {
             return;
         };
+        self.next = self.next.max(segment + 1);
         while self.segments.front().is_some_and(|first| first.number < segment) {
             self.remove_first();
         }
@@ -174,8 +182,9 @@ impl Spill {
         let full = self.segments.back().is_none_or(|last| last.bytes >= self.bytes_max / SEGMENTS);
         if full || self.writer.is_none() {
             // A new process begins a segment of its own: the last one's end was written by another.
-            let number = self.segments.back().map_or(1, |last| last.number + 1);
+            let number = self.next;
             let file = OpenOptions::new().create_new(true).write(true).open(self.path(number))?;
+            self.next += 1;
             self.segments.push_back(Segment { number, bytes: 0, messages: 0 });
             self.writer = Some(file);
         }
@@ -197,6 +206,26 @@ impl Spill {
     /// # Errors
     /// Where the segment cannot be read.
     pub fn peek(&mut self, bytes_max: u64) -> Result<Option<Batch>, SpillError> {
+        loop {
+            match self.peek_first(bytes_max)? {
+                // The disk gave back something else than it was given: what follows cannot be found either.
+                Some(batch) if batch.messages.is_empty() => {
+                    if self.segments.len() == 1 {
+                        self.writer = None;
+                    }
+                    self.damaged += self.remove_first();
+                }
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// How many messages were damaged since this was asked last.
+    pub fn take_damaged(&mut self) -> u64 {
+        std::mem::take(&mut self.damaged)
+    }
+
+    fn peek_first(&mut self, bytes_max: u64) -> Result<Option<Batch>, SpillError> {
         while self.segments.front().is_some_and(|first| self.done.messages >= first.messages) {
             if self.segments.len() == 1 && self.writer.is_some() {
                 return Ok(None);
@@ -352,6 +381,40 @@ mod tests {
         assert!(spill.is_empty());
         spill.append(&[message(21)], false).unwrap();
         assert_eq!(keys(&mut spill), ["k21"]);
+    }
+
+    #[test]
+    fn a_second_outage_and_a_restart_lose_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spill = Spill::open(dir.path(), 1 << 20).unwrap();
+        (0..9).for_each(|n| assert_eq!(spill.append(&[message(n)], false).unwrap(), 0));
+        assert_eq!(keys(&mut spill).len(), 9);
+        (9..14).for_each(|n| assert_eq!(spill.append(&[message(n)], false).unwrap(), 0));
+        drop(spill);
+        let mut spill = Spill::open(dir.path(), 1 << 20).unwrap();
+        assert_eq!(spill.messages(), 5);
+        assert_eq!(keys(&mut spill), ["k9", "k10", "k11", "k12", "k13"]);
+        drop(spill);
+        let mut spill = Spill::open(dir.path(), 1 << 20).unwrap();
+        spill.append(&[message(14)], false).unwrap();
+        assert_eq!(keys(&mut spill), ["k14"]);
+    }
+
+    #[test]
+    fn damage_on_the_disk_costs_its_segment_counted_and_stops_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spill = Spill::open(dir.path(), 4096).unwrap();
+        (0..12).for_each(|n| assert_eq!(spill.append(&[message(n)], false).unwrap(), 0));
+        let path = spill.path(1);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[20] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let left = keys(&mut spill);
+        let damaged = spill.take_damaged();
+        assert!(damaged > 0 && left.len() as u64 + damaged == 12, "{damaged} damaged, left {left:?}");
+        assert_eq!(left.last().map(String::as_str), Some("k11"));
+        spill.append(&[message(12)], false).unwrap();
+        assert_eq!(keys(&mut spill), ["k12"]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Unused connections are closed sooner than vLLM's server closes them (5 s): a request on a connection that the server is
 /// just closing could not be told from one that it was at work on.
@@ -89,14 +90,16 @@ pub struct Replica {
     /// Whether it was asked for its models.
     asked: AtomicBool,
     models: RwLock<Arc<BTreeSet<String>>>,
+    /// Told when it is well again.
+    back: Arc<Notify>,
 }
 
 impl Replica {
-    /// A server of the configuration; it counts as well until it shows otherwise.
+    /// A server of the configuration, and who is told when it is well again; it counts as well until it shows otherwise.
     ///
     /// # Errors
     /// A URL or key that is none.
-    pub fn new(settings: &Upstream) -> Result<Self, UpstreamError> {
+    pub fn new(settings: &Upstream, back: Arc<Notify>) -> Result<Self, UpstreamError> {
         let base = settings.url.trim_end_matches('/').to_owned();
         let uri =
             |path: &str| format!("{base}{path}").parse::<Uri>().map_err(|_| UpstreamError::Url(settings.url.clone()));
@@ -117,6 +120,7 @@ impl Replica {
             under_way: AtomicUsize::new(0),
             asked: AtomicBool::new(false),
             models: RwLock::default(),
+            back,
         })
     }
 
@@ -187,17 +191,25 @@ impl Replica {
     /// Asks for its health.
     pub async fn check(&self, client: &HttpClient) {
         match self.ask(client, Method::GET, self.health.clone(), None, OWN_ANSWER).await {
-            Ok(_) => {
-                self.failures.store(0, Relaxed);
-                if !self.up.swap(true, Relaxed) {
-                    Event::Upstream { upstream: &self.name, up: true, detail: "" }.emit();
-                }
+            // Not every server has the path of a health check; one that answers so is alive.
+            Err(UpstreamError::Status { status, .. }) if self.kind == UpstreamKind::Openai && status < 500 => {
+                self.is_well()
             }
+            Ok(_) => self.is_well(),
             Err(error) => {
                 if self.failures.fetch_add(1, Relaxed) + 1 >= FAILURES {
                     self.failed(&error.to_string());
                 }
             }
+        }
+    }
+
+    fn is_well(&self) {
+        self.failures.store(0, Relaxed);
+        if !self.up.swap(true, Relaxed) {
+            Event::Upstream { upstream: &self.name, up: true, detail: "" }.emit();
+            // What it has is asked at once: until then none of its versions' requests go there.
+            self.back.notify_one();
         }
     }
 
@@ -312,12 +324,13 @@ pub struct Upstreams {
 }
 
 impl Upstreams {
-    /// The servers of the configuration.
+    /// The servers of the configuration; `back` is told whenever one is well again.
     ///
     /// # Errors
     /// As [`Replica::new`].
-    pub fn new(settings: &[Upstream]) -> Result<Self, UpstreamError> {
-        let all = settings.iter().map(|one| Replica::new(one).map(Arc::new)).collect::<Result<_, _>>()?;
+    pub fn new(settings: &[Upstream], back: &Arc<Notify>) -> Result<Self, UpstreamError> {
+        let all =
+            settings.iter().map(|one| Replica::new(one, Arc::clone(back)).map(Arc::new)).collect::<Result<_, _>>()?;
         Ok(Self { all, turn: AtomicUsize::new(0) })
     }
 

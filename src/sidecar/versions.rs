@@ -193,6 +193,7 @@ impl Versions {
                 Some(champion) => {
                     let reference = champion.reference.to_string();
                     if !everywhere.contains(&reference) {
+                        self.withdraw(name, &known);
                         continue;
                     }
                     let before = before(&known, champion).map(|v| v.reference.to_string());
@@ -212,6 +213,19 @@ impl Versions {
                 }
                 *now = next;
             }
+        }
+    }
+
+    /// What answers now was withdrawn, and what should answer is not loaded yet: meanwhile the base does.
+    fn withdraw(&self, alias: &str, known: &Known) {
+        let mut serving = write(&self.serving);
+        let Some(now) = serving.get_mut(alias) else { return };
+        let withdrawn = |name: &str| {
+            known.versions.values().any(|v| v.state == VersionState::RolledBack && v.reference.to_string() == name)
+        };
+        if now.champion.as_ref().is_some_and(|(name, _)| withdrawn(name)) {
+            Event::VersionServes { alias, version: "the base" }.emit();
+            *now = Serving::default();
         }
     }
 

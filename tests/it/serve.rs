@@ -104,7 +104,12 @@ async fn what_cannot_be_answered_is_refused_by_name_and_logged_too() {
     let server = Running::start().await;
     let cases: &[(Value, u16, &str, &str)] = &[
         (question(json!({"model": "gpt-9"})), 404, "model", "the model `gpt-9` does not exist; there is sql-tiny"),
-        (question(json!({"response_format": {"type": "yaml"}})), 400, "response_format", "must be `text`, `json_object`"),
+        (
+            question(json!({"response_format": {"type": "yaml"}})),
+            400,
+            "response_format",
+            "must be `text`, `json_object`",
+        ),
         (question(json!({"response_format": {"type": "json_schema"}})), 400, "response_format", "is missing"),
         (schema(json!({"type": "strng"})), 400, "response_format", "strng"),
         (question(json!({"tool_choice": "required"})), 400, "tool_choice", "is not supported"),

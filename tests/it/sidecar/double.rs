@@ -30,6 +30,10 @@ pub struct Stage {
     pub adapters: Mutex<BTreeMap<String, String>>,
     /// Loads are refused while it is set.
     pub refuses_loads: AtomicBool,
+    /// Loads do not come to an end while it is set.
+    pub loads_hang: AtomicBool,
+    /// Its list of models is refused while it is set.
+    pub lists_nothing: AtomicBool,
     /// Answered to calls instead of an answer.
     pub status: Mutex<Option<u16>>,
     /// How long an answer takes.
@@ -57,6 +61,8 @@ impl Double {
             came: Mutex::default(),
             adapters: Mutex::default(),
             refuses_loads: AtomicBool::new(false),
+            loads_hang: AtomicBool::new(false),
+            lists_nothing: AtomicBool::new(false),
             status: Mutex::new(None),
             delay: Mutex::default(),
             pieces: Semaphore::new(0),
@@ -121,15 +127,21 @@ fn error(status: StatusCode, kind: &str, message: &str) -> Response {
     (status, Json(body)).into_response()
 }
 
-async fn models(State(stage): State<Arc<Stage>>) -> Json<Value> {
+async fn models(State(stage): State<Arc<Stage>>) -> Response {
+    if stage.lists_nothing.load(SeqCst) {
+        return error(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", "busy");
+    }
     let one = |name: &str, parent: Option<&str>| json!({"id": name, "object": "model", "root": name, "parent": parent});
     let mut data = vec![one("base", None)];
     data.extend(stage.adapters.lock().unwrap().keys().map(|name| one(name, Some("base"))));
-    Json(json!({"object": "list", "data": data}))
+    Json(json!({"object": "list", "data": data})).into_response()
 }
 
 async fn load(State(stage): State<Arc<Stage>>, Json(body): Json<Value>) -> Response {
     let (name, path) = (body["lora_name"].as_str().unwrap_or_default(), body["lora_path"].as_str().unwrap_or_default());
+    while stage.loads_hang.load(SeqCst) {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     if stage.refuses_loads.load(SeqCst) {
         return error(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", "CUDA out of memory");
     }

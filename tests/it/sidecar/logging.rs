@@ -2,10 +2,11 @@
 
 use super::double::Double;
 use super::rig::{PATIENCE, Rig, Setup, client, read};
-use crate::support::kafka::until;
+use crate::support::kafka::{self, until};
 use pelton::codec::decode;
 use pelton::domain::{Row, RowKind};
 use rdkafka::mocking::MockCluster;
+use rdkafka::types::RDKafkaRespErr;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -194,4 +195,74 @@ async fn sigterm_under_load_fails_no_request_and_loses_no_log() {
     assert!(rig.ended().await.success(), "{}", rig.said());
     assert_eq!(double.came().len(), answered);
     assert_eq!(rig.rows(answered).await.len(), answered);
+}
+
+/// A topic that is not there and a message that it is too large for are no reason to lose logs, nor to hold up others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_not_there_loses_nothing_and_holds_up_no_other() {
+    const GONE: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("calls", 1, 1).unwrap();
+    cluster.create_topic("feedback", 1, 1).unwrap();
+    cluster.topic_error("calls", GONE).unwrap();
+    cluster.topic_error("feedback", GONE).unwrap();
+    let double = Double::start().await;
+    let mut setup = Setup::new(&[&double.url]);
+    setup.brokers = cluster.bootstrap_servers();
+    setup.sections = "[sidecar.log]\ndelivery_timeout_ms = 1000\n[kafka.properties]\n\
+        \"topic.metadata.refresh.interval.ms\" = \"200\"\n\"topic.metadata.propagation.max.ms\" = \"300\""
+        .to_owned();
+    let rig = Rig::start_on(setup, ["calls", "feedback", "versions"].map(str::to_owned)).await;
+    let thumb = json!({"request_id": "req-1", "thumb": "up"}).to_string();
+    assert_eq!(rig.post("/v1/feedback", thumb).await.status(), 202);
+    for n in 0..20 {
+        assert_eq!(rig.chat(&numbered(n)).await.status(), 200);
+    }
+    until("all wait on the disk", PATIENCE, async || rig.metric("pelton_log_spill_records").await == 21.0).await;
+    cluster.topic_error("calls", RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+    until("the calls are there", PATIENCE, async || rig.metric("pelton_log_sent_total").await >= 20.0).await;
+    assert_eq!(rig.metric("pelton_log_spill_records").await, 1.0, "the feedback waits for its topic");
+    cluster.topic_error("feedback", RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+    until("the feedback too", PATIENCE, async || rig.metric("pelton_log_sent_total").await >= 21.0).await;
+    let brokers = rig.brokers.clone();
+    let all = tokio::task::spawn_blocking(move || read(&brokers, "calls", 20)).await.unwrap();
+    assert_eq!(numbers(&all), (0..20).collect::<Vec<_>>());
+    assert_eq!(rig.metric("pelton_log_dropped_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_too_large_for_its_topic_is_logged_without_its_bodies() {
+    let double = Double::start().await;
+    let mut setup = Setup::new(&[&double.url]);
+    setup.sections = "[sidecar.log]\ndurability = 'before_response'".to_owned();
+    let logs = kafka::topic("calls", 1, &[("max.message.bytes", "100000")]).await;
+    let rig = Rig::start_on(setup, [logs, kafka::unique("feedback"), kafka::unique("versions")]).await;
+    let noise: String =
+        (0..20_000u64).map(|n| format!("{:016x}", pelton::runtime::derive_seed(n, "noise", &[]))).collect();
+    let body = json!({"model": "base", "messages": [{"role": "user", "content": noise}]});
+    assert!(rig.chat(&body).await.bytes().await.unwrap().len() > 10, "the answer is whole");
+    assert_eq!(rig.chat(&numbered(2)).await.status(), 200);
+    let rows = rig.rows(2).await;
+    let codes: Vec<&str> = rows[0].logging_error_codes.iter().map(AsRef::as_ref).collect();
+    assert_eq!(codes, ["MAX_MESSAGE_SIZE_EXCEEDED"]);
+    assert!(rows[0].request.contains("omitted_bytes") && rows[0].response.is_some(), "{:?}", rows[0]);
+    assert!(rows[1].logging_error_codes.is_empty());
+    assert_eq!(rig.metric("pelton_log_dropped_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_cut_off_at_the_end_is_logged() {
+    let double = Double::start().await;
+    *double.stage.delay.lock().unwrap() = PATIENCE * 2;
+    let mut setup = Setup::new(&[&double.url]);
+    setup.lines = "drain_grace_ms = 0\ndrain_timeout_ms = 300".to_owned();
+    let mut rig = Rig::start(setup).await;
+    let url = format!("{}/v1/chat/completions", rig.url);
+    let request = client().post(url).header("content-type", "application/json").body(numbered(1).to_string());
+    let waiting = tokio::spawn(request.send());
+    until("it is under way", PATIENCE, async || !double.came().is_empty()).await;
+    rig.signal("TERM");
+    assert!(rig.ended().await.success(), "{}", rig.said());
+    assert!(waiting.await.unwrap().is_err());
+    assert_eq!(rig.rows(1).await[0].status_code, Some(499));
 }

@@ -84,6 +84,20 @@ async fn a_client_chooses_neither_a_server_nor_a_route_of_the_operator() {
     for model in ["../../etc/passwd", "http://evil/x", "/etc/passwd", "~/x", "a\nb"] {
         assert_eq!(rig.chat(&json!({"model": model, "messages": []})).await.status(), 400, "{model}");
     }
+    // Nor where the body says it in a way that only some servers read.
+    let kinds = ["text/plain", "application/x-www-form-urlencoded", "application/vnd.api+json"];
+    let hidden = [
+        "{\"model\": \"/etc/passwd\"}",
+        "{\"model\": \"base\", \"model\": \"/etc/passwd\"}",
+        "{\"temperature\": NaN, \"model\": \"http://evil/x\"}",
+        "{\0\"\0m\0",
+    ];
+    let before = double.came().len();
+    for (kind, body) in kinds.iter().flat_map(|kind| hidden.iter().map(move |body| (*kind, *body))) {
+        let request = client().post(format!("{}/v1/chat/completions", rig.url)).header("content-type", kind);
+        assert_eq!(request.body(body).send().await.unwrap().status(), 400, "{kind}: {body}");
+    }
+    assert_eq!(double.came().len(), before);
     assert_eq!(rig.chat(&json!({"model": "Qwen/Qwen3-8B", "messages": []})).await.status(), 200);
     assert_eq!(rig.chat(&json!({"model": "base", "messages": ["x".repeat(5000)]})).await.status(), 413);
 }

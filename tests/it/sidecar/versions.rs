@@ -206,3 +206,58 @@ async fn a_challenger_in_the_shadow_is_asked_and_answers_nobody() {
     .await;
     assert_eq!(answered_by(&rig, "u").await.as_deref(), Some("support@v1"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_withdrawal_waits_for_no_server_and_a_restart_answers_with_the_version_from_the_first_request() {
+    let (registry, double) = (Registry::new(), Double::start().await);
+    let mut rig = Rig::start(setup(&[&double], "")).await;
+    announce(&rig, &registry.version(1, VersionState::Promoted, minutes_ago(9)));
+    announce(&rig, &registry.version(2, VersionState::Promoted, minutes_ago(8)));
+    until("the second answers", PATIENCE, async || answered_by(&rig, "u").await.as_deref() == Some("support@v2")).await;
+    until("the first is gone", PATIENCE, async || double.adapters() == ["support@v2"]).await;
+
+    // A server that does not list its models for a while has them all the same.
+    double.stage.lists_nothing.store(true, SeqCst);
+    let looks = rig.metric("pelton_sidecar_requests_total").await;
+    for n in 0..20 {
+        assert_eq!(answered_by(&rig, &format!("u{n}")).await.as_deref(), Some("support@v2"));
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+    }
+    assert!(rig.metric("pelton_sidecar_requests_total").await >= looks + 20.0);
+    double.stage.lists_nothing.store(false, SeqCst);
+
+    // Whoever starts knows what answers before it takes requests.
+    for _ in 0..2 {
+        rig.kill_and_start(None).await;
+        assert_eq!(answered_by(&rig, "u").await.as_deref(), Some("support@v2"));
+    }
+
+    // The second is withdrawn while the first cannot be loaded: the base answers, and the first as soon as it is there.
+    double.stage.loads_hang.store(true, SeqCst);
+    announce(&rig, &registry.version(2, VersionState::RolledBack, minutes_ago(0)));
+    announce(&rig, &registry.version(1, VersionState::Promoted, minutes_ago(0)));
+    until("the base answers", PATIENCE, async || answered_by(&rig, "u").await.is_none()).await;
+    double.stage.loads_hang.store(false, SeqCst);
+    until("the first answers", PATIENCE, async || answered_by(&rig, "u").await.as_deref() == Some("support@v1")).await;
+}
+
+/// All come with one key; who says nothing of himself is drawn for at each request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_share_of_clients_behind_one_key_is_a_share_of_their_requests() {
+    use sha2::Digest as _;
+    let (registry, double) = (Registry::new(), Double::start().await);
+    let mut setup = setup(&[&double], "rollout = [{after_minutes = 0, share = 0.5}]");
+    let hash: String = sha2::Sha256::digest("sk-app").iter().map(|b| format!("{b:02x}")).collect();
+    setup.sections.push_str(&format!("\n[[sidecar.keys]]\nname = 'app'\nsha256 = '{hash}'\n"));
+    let rig = Rig::start(setup).await;
+    announce(&rig, &registry.version(1, VersionState::Promoted, minutes_ago(1)));
+    until("it serves", PATIENCE, async || rig.status().await["models"]["support"]["serving"] == "support@v1").await;
+    let client = super::rig::client();
+    let mut by_version = 0;
+    for _ in 0..40 {
+        let request = client.post(format!("{}/v1/chat/completions", rig.url)).bearer_auth("sk-app");
+        let response = request.json(&json!({"model": "support", "messages": []})).send().await.unwrap();
+        by_version += usize::from(response.headers().contains_key("x-model-version"));
+    }
+    assert!((5..=35).contains(&by_version), "{by_version} of 40 at a share of 0.5");
+}
