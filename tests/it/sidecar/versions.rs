@@ -246,7 +246,8 @@ async fn a_withdrawal_waits_for_no_server_and_a_restart_answers_with_the_version
 async fn a_share_of_clients_behind_one_key_is_a_share_of_their_requests() {
     use sha2::Digest as _;
     let (registry, double) = (Registry::new(), Double::start().await);
-    let mut setup = setup(&[&double], "rollout = [{after_minutes = 0, share = 0.5}]");
+    let mut setup =
+        setup(&[&double], "rollout = [{after_minutes = 0, share = 0.5}, {after_minutes = 600, share = 1.0}]");
     let hash: String = sha2::Sha256::digest("sk-app").iter().map(|b| format!("{b:02x}")).collect();
     setup.sections.push_str(&format!("\n[[sidecar.keys]]\nname = 'app'\nsha256 = '{hash}'\n"));
     let rig = Rig::start(setup).await;
