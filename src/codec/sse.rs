@@ -85,6 +85,8 @@ struct Stream {
     choices: BTreeMap<u64, Choice>,
     /// The whole response that an event of the Responses API carries.
     whole: Option<Value>,
+    /// Its output as far as it came piece by piece: what there is of it where the stream breaks off.
+    output: BTreeMap<u64, Map<String, Value>>,
     chat: bool,
     any: bool,
     done: bool,
@@ -119,9 +121,11 @@ impl Stream {
         {
             let ends = ["response.completed", "response.incomplete", "response.failed"].contains(&kind);
             self.done |= ends;
+            let kind = kind.to_owned();
             if let Some(response) = chunk.remove("response").filter(Value::is_object) {
                 self.whole = Some(response);
             }
+            self.output_piece(&kind, &chunk);
             return;
         }
         let choices = chunk.remove("choices");
@@ -134,6 +138,46 @@ impl Stream {
         }
         for choice in choices.as_ref().and_then(Value::as_array).into_iter().flatten() {
             self.choice(choice);
+        }
+    }
+
+    /// A piece of an output item of the Responses API.
+    fn output_piece(&mut self, kind: &str, piece: &Map<String, Value>) {
+        let index = |name: &str| piece.get(name).and_then(Value::as_u64).unwrap_or(0);
+        let at = index("output_index");
+        if at > INDEX_MAX {
+            self.unreadable = true;
+            return;
+        }
+        let added = |into: &mut Value| {
+            let so_far = into.as_str().unwrap_or_default();
+            *into = format!("{so_far}{}", piece.get("delta").and_then(Value::as_str).unwrap_or_default()).into();
+        };
+        match kind {
+            "response.output_item.added" | "response.output_item.done" => {
+                if let Some(Value::Object(item)) = piece.get("item") {
+                    self.output.insert(at, item.clone());
+                }
+            }
+            "response.function_call_arguments.delta" => {
+                added(self.output.entry(at).or_default().entry("arguments").or_insert(Value::Null));
+            }
+            "response.output_text.delta" => {
+                let item = self.output.entry(at).or_insert_with(|| {
+                    Map::from_iter([("type".to_owned(), "message".into()), ("role".to_owned(), "assistant".into())])
+                });
+                let content = item.entry("content").or_insert_with(|| Value::Array(Vec::new()));
+                let (Value::Array(parts), part) = (content, index("content_index").min(INDEX_MAX) as usize) else {
+                    return;
+                };
+                while parts.len() <= part {
+                    parts.push(serde_json::json!({"type": "output_text", "text": ""}));
+                }
+                if let Some(part) = parts[part].as_object_mut() {
+                    added(part.entry("text").or_insert(Value::Null));
+                }
+            }
+            _ => {}
         }
     }
 
@@ -174,7 +218,10 @@ impl Stream {
         if self.unreadable {
             codes.push(UNREADABLE);
         }
-        if let Some(whole) = self.whole {
+        if let Some(mut whole) = self.whole {
+            if let Some(response) = whole.as_object_mut().filter(|_| !self.done && !self.output.is_empty()) {
+                response.insert("output".to_owned(), self.output.into_values().map(Value::Object).collect());
+            }
             return Some(Assembled { body: whole.to_string(), codes });
         }
         if self.chat {
@@ -340,6 +387,22 @@ mod tests {
             event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"x\"}\n\n\
             event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"id\":\"a\",\"status\":\"completed\"}}\n\n";
         assert_eq!(body(responses), (json!({"id": "a", "status": "completed"}), vec![]));
+
+        let pieces = [
+            json!({"type": "response.created", "response": {"id": "r", "status": "in_progress", "output": []}}),
+            json!({"type": "response.output_item.added", "output_index": 0, "item": {"type": "message", "role": "assistant", "content": []}}),
+            json!({"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": "Hel"}),
+            json!({"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": "lo"}),
+            json!({"type": "response.output_item.added", "output_index": 1, "item": {"type": "function_call", "name": "f", "arguments": ""}}),
+            json!({"type": "response.function_call_arguments.delta", "output_index": 1, "delta": "{\"a\""}),
+        ];
+        let text: String = pieces.iter().map(|piece| format!("data: {piece}\n\n")).collect();
+        let (whole, codes) = body(&text);
+        assert_eq!(codes, [INCOMPLETE]);
+        assert_eq!(
+            (&whole["output"][0]["content"][0]["text"], &whole["output"][1]["arguments"]),
+            (&json!("Hello"), &json!("{\"a\""))
+        );
 
         let broken = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"choi";
         let (whole, codes) = body(broken);

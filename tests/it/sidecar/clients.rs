@@ -4,7 +4,7 @@ use super::rig::{Rig, Setup};
 use crate::support::python;
 use pelton::model::Model;
 use pelton::serve::{Options, Server, router};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -68,4 +68,35 @@ async fn the_official_node_client_sees_the_same_through_the_sidecar() {
     let (direct, through) = seen(see).await;
     assert_eq!(direct, through);
     assert_eq!((&direct["error"][1], &direct["after"]), (&404.into(), &true.into()));
+}
+
+/// The app of docker-compose.yml: each question is answered and logged, each thumb is on the feedback topic under the same id.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_app_of_the_composition_asks_in_streams_and_says_what_it_thought() {
+    let rig = Rig::start(Setup::new(&[&serve().await])).await;
+    let app = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/app.py");
+    let base_url = format!("{}/v1", rig.url);
+    let run = move || {
+        let settings = [("OPENAI_BASE_URL", base_url.as_str()), ("PAUSE_SECONDS", "0")];
+        Command::new(python::program()).args([app, "4"]).envs(settings).output().unwrap()
+    };
+    let done = tokio::task::spawn_blocking(run).await.unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let said: Vec<Value> =
+        String::from_utf8(done.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ids: Vec<&Value> = said.iter().map(|one| &one["id"]).collect();
+    assert!(
+        said.len() == 4 && said.iter().all(|one| one["answer"].as_str().unwrap().starts_with("SELECT")),
+        "{said:?}"
+    );
+    let rows = rig.rows(4).await;
+    assert_eq!(
+        rows.iter().map(|row| json!(row.request_id)).collect::<Vec<_>>(),
+        ids.iter().map(|id| (*id).clone()).collect::<Vec<_>>()
+    );
+    assert!(rows.iter().all(|row| row.stream == Some(true) && row.response.is_some()));
+    let thumbs = rig.payloads(&rig.feedback, 4).await;
+    for (thumb, one) in thumbs.iter().map(|bytes| serde_json::from_slice::<Value>(bytes).unwrap()).zip(&said) {
+        assert_eq!((&thumb["request_id"], thumb["thumb"] == true), (&one["id"], one["thumb"] == true));
+    }
 }

@@ -14,6 +14,11 @@ static PYTHON: LazyLock<String> = LazyLock::new(|| {
     String::from_utf8(done.stdout).unwrap().trim().to_owned()
 });
 
+/// The interpreter of the tests' environment.
+pub fn program() -> &'static str {
+    &PYTHON
+}
+
 /// Runs a program and returns what it prints.
 pub fn run(program: &str, arguments: &[&str]) -> String {
     // pyarrow's threads may outlive its interpreter, whose end then aborts ("terminate called without an active exception")
