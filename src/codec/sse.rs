@@ -167,7 +167,7 @@ impl Stream {
                     Map::from_iter([("type".to_owned(), "message".into()), ("role".to_owned(), "assistant".into())])
                 });
                 let content = item.entry("content").or_insert_with(|| Value::Array(Vec::new()));
-                let (Value::Array(parts), part) = (content, index("content_index").min(INDEX_MAX) as usize) else {
+                let (Value::Array(parts), part) = (content, index("content_index").min(255) as usize) else {
                     return;
                 };
                 while parts.len() <= part {
