@@ -72,7 +72,7 @@ impl Constraint for Grammar {
         for (token, logit) in logits.iter_mut().enumerate() {
             let token = token as u32;
             let may = token < allowed.len() as u32 && allowed.is_allowed(token);
-            if !may && !(ends && self.stop.contains(&token)) {
+            if !(may || ends && self.stop.contains(&token)) {
                 *logit = f32::NEG_INFINITY;
             }
         }

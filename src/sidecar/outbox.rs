@@ -193,9 +193,7 @@ impl Outbox {
 
     /// Lets librdkafka tell what became of messages, and does what follows from it.
     pub fn turn(&mut self) {
-        // With no time at all it would hand out one report a turn.
-        self.producer.poll(Duration::from_millis(1));
-        let done = std::mem::take(&mut *held(&self.producer.context().done));
+        let done = self.reports();
         for (number, failed) in done {
             self.report(number, failed);
         }
@@ -207,6 +205,24 @@ impl Outbox {
         self.replay();
         metric::SPILL_RECORDS.set(i64::try_from(self.spill.messages()).unwrap_or(i64::MAX));
         metric::SPILL_BYTES.set(i64::try_from(self.spill.bytes()).unwrap_or(i64::MAX));
+    }
+
+    /// What librdkafka tells by now. Without waiting: rdkafka spins through the last millisecond of each wait.
+    fn reports(&self) -> Vec<(u64, Option<Failed>)> {
+        let done = &self.producer.context().done;
+        loop {
+            let before = held(done).len();
+            self.producer.poll(Duration::ZERO);
+            if held(done).len() == before {
+                return std::mem::take(&mut *held(done));
+            }
+        }
+    }
+
+    /// Whether a request waits for what is under way.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.sync && !self.in_flight.is_empty()
     }
 
     /// Sends what is left until the deadline; the rest goes to the disk.

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// How long the thread sleeps where nobody waits for it: calls come together, so that a wake-up is shared.
 const NAP: Duration = Duration::from_millis(10);
+/// The same where a request waits for an acknowledgement.
+const NAP_AWAITED: Duration = Duration::from_millis(1);
 
 /// A handle; clones share the queue.
 #[derive(Clone)]
@@ -129,7 +131,8 @@ fn work(shared: &Shared, mut outbox: Outbox, encoding: &Encoding) {
         let (entries, closed) = {
             let mut queue = shared.held();
             if queue.entries.is_empty() && queue.closed.is_none() {
-                queue = shared.wake.wait_timeout(queue, NAP).unwrap_or_else(std::sync::PoisonError::into_inner).0;
+                let nap = if outbox.is_awaited() { NAP_AWAITED } else { NAP };
+                queue = shared.wake.wait_timeout(queue, nap).unwrap_or_else(std::sync::PoisonError::into_inner).0;
             }
             (std::mem::take(&mut queue.entries), queue.closed)
         };
