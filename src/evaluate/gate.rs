@@ -126,7 +126,7 @@ fn sure_gain(report: &EvalReport, gate: &config::Gate) -> Condition {
 }
 
 /// `95`, and `98.75` where more digits matter.
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     let text = format!("{:.2}", share * 100.0);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

@@ -81,14 +81,18 @@ pub async fn choose(request: &Request<'_>, sources: impl Into<Sources>) -> Resul
     })
 }
 
-/// Whether the set has the window's minimum of prompts to train on.
+/// Whether the set has the window's minimum of prompts to train on, and so many held out as a gate needs to judge by: a cycle
+/// with fewer could only end in a version that is refused, and its prompts would be spent.
 ///
 /// # Errors
-/// [`Error::TooFew`] with the figures.
-pub fn enough(set: &TrainingSet, window: &config::Window) -> Result<(), Error> {
-    let found = set.train.len();
+/// [`Error::TooFew`] and [`Error::TooFewHeldOut`] with the figures.
+pub fn enough(set: &TrainingSet, window: &config::Window, holdout_min: usize) -> Result<(), Error> {
+    let (found, held_out) = (set.train.len(), set.holdout.len());
     if found >= window.prompts_min {
-        return Ok(());
+        if held_out >= holdout_min {
+            return Ok(());
+        }
+        return Err(Error::TooFewHeldOut { window: set.window.clone(), held_out, holdout_min });
     }
     Err(Error::TooFew { window: set.window.clone(), found, prompts_min: window.prompts_min })
 }

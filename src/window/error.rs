@@ -58,4 +58,18 @@ pub enum Error {
         /// The configured minimum.
         prompts_min: usize,
     },
+
+    /// There are too few prompts to judge by.
+    #[error(
+        "window `{window}` holds {held_out} prompts out, and the gate needs {holdout_min} (gate.prompts_min); wait for more, \
+         or raise holdout_share"
+    )]
+    TooFewHeldOut {
+        /// The window.
+        window: WindowName,
+        /// Prompts on the holdout side, after de-duplication.
+        held_out: usize,
+        /// The gate's minimum.
+        holdout_min: usize,
+    },
 }

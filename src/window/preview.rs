@@ -43,7 +43,7 @@ impl<'a> Preview<'a> {
             *left_out.entry(row.why.clone()).or_insert(0) += 1;
         }
         let rows = set.train.len() + set.holdout.len() + set.left_out.len();
-        let shortage = super::enough(set, window).err().map(|e| e.to_string());
+        let shortage = super::enough(set, window, 1).err().map(|e| e.to_string());
         Self { set, rows, left_out, shortage }
     }
 

@@ -219,11 +219,15 @@ async fn a_prompt_column_does_instead_of_messages() {
 async fn too_few_prompts_are_said_with_figures() {
     let window = config(SQL, 10);
     let set = chosen(&[("x".to_owned(), 5, None)], SQL, 10).await.unwrap();
-    let error = enough(&set, &window).unwrap_err();
+    let error = enough(&set, &window, 1).unwrap_err();
     assert_eq!(error.to_string(), "window `fresh` has 0 prompts to train on, and needs 2");
     assert_eq!(Preview::of(&set, &window).shortage, Some(error.to_string()));
     let rows: Vec<LogRow> = (0..40).map(|i| asked(&i.to_string(), i, &format!("q{i}"))).collect();
-    assert!(enough(&chosen(&rows, SQL, 100).await.unwrap(), &window).is_ok());
+    let set = chosen(&rows, SQL, 100).await.unwrap();
+    assert!(enough(&set, &window, set.holdout.len()).is_ok());
+    // With too few to judge by, the prompts would be spent on a version that can only be refused.
+    let error = enough(&set, &window, set.holdout.len() + 1).unwrap_err();
+    assert!(error.to_string().contains("gate.prompts_min"), "{error}");
 }
 
 #[tokio::test]

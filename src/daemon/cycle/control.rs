@@ -165,8 +165,11 @@ impl Control {
         self.over.cancel();
         drop(self.beside.await);
         let (store, path) = place(&self.lake, &self.cycle);
-        // Where it stays, its process is gone and it counts for nothing.
-        drop(store.delete(&path).await);
+        let running = Running::of(&self.lake, &self.cycle).await;
+        // Whoever took over says so there himself. Where it stays, its process is gone and it counts for nothing.
+        if !running.is_ok_and(|running| running.is_some_and(|r| (r.host, r.pid) != (host(), std::process::id()))) {
+            drop(store.delete(&path).await);
+        }
     }
 }
 

@@ -82,16 +82,17 @@ pub async fn park_if_spent(lake: &Lake, cycle: &CycleId, retries_max: u32, fence
     Ok(true)
 }
 
-/// Writes that a try ended without a word of its own.
+/// Writes that a try ended without a word of its own; nothing where that try, or a later one, has said how it ended.
 ///
 /// # Errors
 /// As [`park_if_spent`].
-pub async fn fail(lake: &Lake, cycle: &CycleId, error: &str, fences: &[Fence]) -> Result<()> {
+pub async fn fail(lake: &Lake, cycle: &CycleId, attempt: u32, error: &str, fences: &[Fence]) -> Result<()> {
     let found = standing(lake, cycle).await?;
-    if found.state.is_end() || found.state == CycleState::Failed {
+    // The newest word may be that of the try before: this one may have died before its first.
+    if found.state.is_end() || (found.state == CycleState::Failed && found.attempt >= attempt) {
         return Ok(());
     }
-    append(lake, &found, CycleState::Failed, found.attempt, &json!({ "error": error }), fences).await
+    append(lake, &found, CycleState::Failed, attempt.max(found.attempt), &json!({ "error": error }), fences).await
 }
 
 async fn append(

@@ -88,7 +88,8 @@ pub(super) async fn choose(turn: &Turn<'_>, since: Timestamp, until: Timestamp) 
         since,
         until,
     };
-    let tables = crate::daemon::tables(turn.job.lake, Some(request.table_version)).await?;
+    // As they were when the cycle began, all of them: a window may join what earlier cycles and users said.
+    let tables = crate::daemon::tables_at(turn.job.lake, &turn.plan.tables).await?;
     Ok(window::choose(&request, tables).await?)
 }
 

@@ -19,10 +19,12 @@ use crate::window;
 use anyhow::{Context as _, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the schedule is looked at.
 const TICK: Duration = Duration::from_secs(2);
+/// The pause before a cycle is run on that its process left as it is: a launcher may do that each time.
+const LEFT_PAUSE: Duration = Duration::from_secs(15);
 /// The name of the fence that the owner of the seat holds.
 pub const SCHEDULER: &str = "scheduler";
 
@@ -32,6 +34,8 @@ struct Watched {
     /// The version of `inference_log` that was counted last: without new rows there are no new prompts.
     counted: Option<i64>,
     enough: bool,
+    /// No open cycle is run on before: its process left it as it is.
+    again: Option<Instant>,
 }
 
 /// Runs until the shutdown.
@@ -96,8 +100,11 @@ async fn serve(config: &Arc<Config>, lake: &Lake, started: Timestamp, term: &Shu
 }
 
 async fn cycles(config: &Config, lake: &Lake, fence: &Fence, mut started: Timestamp, term: &Shutdown) {
-    let mut models: Vec<Watched> =
-        config.models.keys().map(|name| Watched { name: name.clone(), counted: None, enough: false }).collect();
+    let mut models: Vec<Watched> = config
+        .models
+        .keys()
+        .map(|name| Watched { name: name.clone(), counted: None, enough: false, again: None })
+        .collect();
     loop {
         tokio::select! {
             () = tokio::time::sleep(TICK) => {}
@@ -144,17 +151,23 @@ async fn look(
             continue;
         }
         if standing.is_ours() {
-            return supervise(config, lake, (&watched.name, model), &standing.cycle, fence, term).await;
+            if watched.again.is_some_and(|again| Instant::now() < again) {
+                continue;
+            }
+            let left = supervise(config, lake, (&watched.name, model), &standing.cycle, fence, term).await?;
+            watched.again = left.then(|| Instant::now() + LEFT_PAUSE);
+            return Ok(());
         }
     }
     if past.may_count(model, now()) {
-        count((config, lake), watched, window_name, window, past.since).await?;
+        count((config, lake), watched, (window_name, window, model.gate.prompts_min), past.since).await?;
     }
     if let Some(trigger) = decide(&past, model, watched.enough, started, now()) {
         lake.check_fences(std::slice::from_ref(fence)).await?;
         let id = cycle::request(lake, &watched.name, trigger).await?;
         (watched.counted, watched.enough) = (None, false);
-        supervise(config, lake, (&watched.name, model), &id, fence, term).await?;
+        let left = supervise(config, lake, (&watched.name, model), &id, fence, term).await?;
+        watched.again = left.then(|| Instant::now() + LEFT_PAUSE);
     }
     Ok(())
 }
@@ -172,8 +185,7 @@ fn open_cycles(events: &[CycleEvent]) -> Vec<Standing> {
 async fn count(
     (config, lake): (&Config, &Lake),
     watched: &mut Watched,
-    name: &WindowName,
-    window: &Window,
+    (name, window, holdout_min): (&WindowName, &Window, usize),
     since: Timestamp,
 ) -> Result<()> {
     let table_version = lake.version(TableName::InferenceLog).await?;
@@ -183,12 +195,12 @@ async fn count(
     let avoid = super::avoided(config, name)?;
     let request = window::Request { name, window, table_version, since, until: now(), avoid: &avoid };
     let set = window::choose(&request, super::tables(lake, Some(table_version)).await?).await?;
-    watched.enough = window::enough(&set, window).is_ok();
+    watched.enough = window::enough(&set, window, holdout_min).is_ok();
     watched.counted = Some(table_version);
     Ok(())
 }
 
-/// Runs a cycle in its process and writes what that could not say itself.
+/// Runs a cycle in its process and writes what that could not say itself; gives whether the process left it as it is.
 async fn supervise(
     config: &Config,
     lake: &Lake,
@@ -196,23 +208,26 @@ async fn supervise(
     id: &CycleId,
     fence: &Fence,
     term: &Shutdown,
-) -> Result<()> {
+) -> Result<bool> {
+    let attempt = cycle::standing(lake, id).await?.next_attempt();
     let ended = child::run(config, lake, (name, id), fence, term).await;
     let fences = std::slice::from_ref(fence);
+    let mut leaves = false;
     let error = match ended {
-        Ok(child::End::Asked) => return Ok(()),
+        Ok(child::End::Asked) => return Ok(true),
         Ok(child::End::Died(why)) => Some(why),
         Ok(child::End::Exited { code, last }) => {
             let left = [Stop::Shutdown, Stop::Overtaken].map(|stop| i32::from(stop.exit_code()));
             // Those leave the cycle as it is, for whoever goes on with it.
-            (code != 0 && !left.contains(&code))
+            leaves = left.contains(&code);
+            (code != 0 && !leaves)
                 .then(|| format!("the cycle's process ended with status {code} and left no word in the table: {last}"))
         }
         Err(error) => Some(format!("{error:#}")),
     };
     if let Some(error) = error {
-        cycle::fail(lake, id, &error, fences).await?;
+        cycle::fail(lake, id, attempt, &error, fences).await?;
     }
     cycle::park_if_spent(lake, id, model.schedule.retries_max, fences).await?;
-    Ok(())
+    Ok(leaves)
 }

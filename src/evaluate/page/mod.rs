@@ -6,7 +6,7 @@
 mod charts;
 mod html;
 
-use super::gate::{Condition, conditions};
+use super::gate::{Condition, conditions, percent};
 use super::interval_text;
 use crate::config;
 use crate::domain::{Answer, Comparison, EvalReport};
@@ -80,11 +80,11 @@ fn headline(page: &Page<'_>) -> String {
         "<header><p class=\"eyebrow\">Pelton · evaluation on {} holdout prompts</p>\
          <h1>{} <span class=\"against\">against {}</span></h1></header>\n\
          <section class=\"hero\"><div><p class=\"badge {class}\">{word}</p><p class=\"figure\">{figure}</p>\
-         <p class=\"muted\">gain in mean reward, with its {:.0} % interval</p></div>{}</section>",
+         <p class=\"muted\">gain in mean reward, with its {} % interval</p></div>{}</section>",
         report.prompts,
         escape(page.version),
         escape(page.champion),
-        report.confidence * 100.0,
+        percent(report.confidence),
         charts::interval(report.reward_gain, page.gate.gain_min),
     )
 }

@@ -99,3 +99,38 @@ launcher = ["sh", "-c", "echo launched for {model}; exec {pelton} cycle resume {
     assert!(String::from_utf8_lossy(&log.stdout).contains("launched for sql-tiny"), "{log:?}");
     assert_eq!(rig.announced().await, rig.versions().await);
 }
+
+/// A process that dies before its first word fails its own try, not the one before it; one that leaves its cycle as it is, is
+/// not started again at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_that_never_begin_are_counted_and_parked() {
+    let mark = "echo x >> $(dirname {config})/started; ";
+    let launcher = |code: u8| format!("[cycle]\nlauncher = [\"sh\", \"-c\", \"{mark}exit {code} # {{cycle}}\"]");
+    let rig = Rig::new(&launcher(1), "schedule = { retries_max = 2, retry_pause_seconds = 1 }").await;
+    let id = rig.cycle(Trigger::Queued, 16).await;
+    let mut daemon = Daemon::start(&rig.path);
+    until("it is parked", PATIENCE, async || {
+        daemon.assert_alive(&rig.path);
+        rig.state(&id).await == CycleState::Parked
+    })
+    .await;
+    assert!(daemon.stop().success());
+    let failed = |e: &&pelton::domain::CycleEvent| e.state == CycleState::Failed;
+    assert_eq!(rig.events(&id).await.iter().filter(failed).map(|e| e.attempt).collect::<Vec<_>>(), [1, 2, 3]);
+    let started = std::fs::read_to_string(rig.dir.path().join("started")).unwrap();
+    assert_eq!(started.lines().count(), 3);
+
+    let rig = Rig::new(&launcher(5), "").await;
+    let id = rig.cycle(Trigger::Queued, 16).await;
+    let mut daemon = Daemon::start(&rig.path);
+    let started = rig.dir.path().join("started");
+    until("it was started", PATIENCE, async || {
+        daemon.assert_alive(&rig.path);
+        started.exists()
+    })
+    .await;
+    tokio::time::sleep(std::time::Duration::from_secs(7)).await;
+    assert_eq!(std::fs::read_to_string(&started).unwrap().lines().count(), 1, "it is left alone for a while");
+    assert!(!rig.state(&id).await.is_end());
+    assert!(daemon.stop().success());
+}

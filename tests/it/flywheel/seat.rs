@@ -71,14 +71,17 @@ async fn who_was_taken_over_can_write_neither_a_state_nor_a_version() {
     assert!(fenced.is_fenced(), "{fenced}");
     let changed = rig.lake.change_versions(&rig.model, std::slice::from_ref(&old), |_| unreachable!("it is not asked"));
     assert!(changed.await.unwrap_err().is_fenced());
-    assert!(cycle::fail(&rig.lake, &id, "late", std::slice::from_ref(&old)).await.is_err());
+    assert!(cycle::fail(&rig.lake, &id, 1, "late", std::slice::from_ref(&old)).await.is_err());
     other.append_cycle_fenced(&event, &[new]).await.unwrap();
 
     // A whole cycle of the scheduler that was: it ends with the status that says so, and registers nothing.
+    let fence = format!("cycle/{id}");
+    let rightful = other.raise_fence(&fence).await.unwrap();
     let token = old.token.to_string();
     let ran = rig.pelton(&["cycle", "resume", id.as_str(), "--token", &token]);
     assert_eq!(ran.status.code(), Some(4), "{}", String::from_utf8_lossy(&ran.stderr));
     assert_eq!(rig.versions().await, [""; 0]);
+    assert_eq!(other.raise_fence(&fence).await.unwrap().token, rightful.token + 1, "whoever runs it by right goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
