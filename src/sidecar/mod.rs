@@ -185,7 +185,9 @@ impl Sidecar {
                 let spill = Spill::open(&parts.spill_dir, settings.log.spill_bytes_max)?;
                 let sync = settings.log.durability == config::Durability::BeforeResponse;
                 let bytes = settings.log.queue_bytes_max;
-                let outbox = outbox::Outbox::new(&parts.kafka, bytes, settings.log.delivery_timeout_ms, spill, sync)?;
+                let calls = outbox::Outbox::new(&parts.kafka, bytes, settings.log.delivery_timeout_ms, spill, sync)?;
+                let outbox =
+                    with_feedback(calls, &settings, &parts.kafka, &parts.spill_dir, parts.feedback_topic.as_deref());
                 let encoding = tap::Encoding { topic: topic.into(), redactor: parts.redactor.clone() };
                 let started = tap::Tap::start(outbox, encoding, bytes);
                 let (tap, thread) = started.map_err(|source| Error::Io { what: "start the log's thread", source })?;
@@ -285,6 +287,25 @@ impl Sidecar {
         drop(closed.await);
         Ok(())
     }
+}
+
+/// The outboxes: that of the calls, and that of the feedback, which has a sixteenth of the disk.
+fn with_feedback(
+    calls: outbox::Outbox,
+    settings: &config::Sidecar,
+    kafka: &config::Kafka,
+    spill_dir: &std::path::Path,
+    topic: Option<&str>,
+) -> outbox::Outboxes {
+    const MEMORY_BYTES: usize = 1 << 20;
+    let (dir, kafka) = (spill_dir.join("feedback"), kafka.clone());
+    let (bytes_max, delivery_ms) = (settings.log.spill_bytes_max / 16, settings.log.delivery_timeout_ms);
+    let waits = dir.is_dir();
+    let open = move || {
+        let spill = Spill::open(&dir, bytes_max).map_err(|error| error.to_string())?;
+        outbox::Outbox::new(&kafka, MEMORY_BYTES, delivery_ms, spill, true).map_err(|error| error.to_string())
+    };
+    outbox::Outboxes::new(calls, topic.map(Into::into), waits, Box::new(open))
 }
 
 /// A look at a running sidecar.

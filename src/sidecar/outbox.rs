@@ -12,8 +12,8 @@
 //!
 //! The order is kept: what librdkafka gives back is sorted by its number before it goes to the disk, and what is new waits
 //! behind it. A message that timed out may have arrived: it is sent at least once, and its `request_id` tells. Of a window only
-//! what did not arrive is sent again; a message whose topic is not there goes to the queue's end, so that it holds up no other.
-//! One that the broker finds too large is sent without its bodies, once.
+//! what did not arrive is sent again. One that the broker finds too large is sent without its bodies, once. Each topic has an
+//! outbox of its own, so that one that is not there holds up no other.
 
 use super::record::without_bodies;
 use super::spill::{Batch, Spill};
@@ -106,20 +106,8 @@ struct Window {
 enum Fate {
     /// It is with Kafka, or lost for good and counted.
     Done,
-    /// Its topic is not there.
-    Stray,
     /// It is sent again.
     Failed,
-}
-
-impl Fate {
-    fn of(code: Code) -> Self {
-        if matches!(code, Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition) {
-            Self::Stray
-        } else {
-            Self::Failed
-        }
-    }
 }
 
 /// Sends messages; see the module.
@@ -203,8 +191,6 @@ impl Outbox {
         self.hurry();
         self.gathered();
         self.replay();
-        metric::SPILL_RECORDS.set(i64::try_from(self.spill.messages()).unwrap_or(i64::MAX));
-        metric::SPILL_BYTES.set(i64::try_from(self.spill.bytes()).unwrap_or(i64::MAX));
     }
 
     /// What librdkafka tells by now. Without waiting: rdkafka spins through the last millisecond of each wait.
@@ -241,6 +227,12 @@ impl Outbox {
             done.into_iter().for_each(|(number, failed)| self.report(number, failed));
         }
         self.gathered();
+    }
+
+    /// Messages and bytes that wait on the disk.
+    #[must_use]
+    pub fn spilled(&self) -> (u64, u64) {
+        (self.spill.messages(), self.spill.bytes())
     }
 
     /// Whether everything is acknowledged.
@@ -313,7 +305,7 @@ impl Outbox {
         } else {
             message
         };
-        if self.decide(number, Fate::of(code)) {
+        if self.decide(number, Fate::Failed) {
             return;
         }
         self.gather(&error.to_string());
@@ -448,7 +440,7 @@ impl Outbox {
                     Some(Fate::Done)
                 }
                 Err((Code::QueueFull, _)) => break,
-                Err((code, _)) => Some(Fate::of(code)),
+                Err(_) => Some(Fate::Failed),
             };
         }
         self.append(smaller_ones, Vec::new());
@@ -456,22 +448,16 @@ impl Outbox {
     }
 
     /// A window of which everything came back: done, or to be sent again as far as it did not arrive.
-    fn finish(&mut self, mut window: Window) -> Option<Window> {
-        let left = |fate: &Option<Fate>| *fate != Some(Fate::Done);
-        let (count, all) = (window.fates.iter().filter(|fate| left(fate)).count(), window.fates.len());
-        if count == all {
+    fn finish(&mut self, window: Window) -> Option<Window> {
+        let left = window.fates.iter().filter(|fate| **fate != Some(Fate::Done)).count();
+        if left == 0 {
+            self.spill.finish(&window.batch);
+            return None;
+        }
+        if left == window.fates.len() {
             self.again = Instant::now() + PAUSE;
         }
-        let strays = window.fates.iter().filter(|fate| **fate == Some(Fate::Stray)).count();
-        if strays < count {
-            return Some(window);
-        }
-        // First to the end, then from the front: a crash in between gives them twice.
-        let messages = std::mem::take(&mut window.batch.messages).into_iter().zip(&window.fates);
-        let strays = messages.filter(|(_, fate)| left(fate)).map(|(message, _)| message).collect();
-        self.append(strays, Vec::new());
-        self.spill.finish(&window.batch);
-        None
+        Some(window)
     }
 
     /// A producer in place of one that gave up for good; false where it has to be tried again later.
@@ -487,6 +473,78 @@ impl Outbox {
                 tracing::warn!(%error, "no producer can be made");
                 false
             }
+        }
+    }
+}
+
+/// The outboxes of all topics: that of the calls, and one for what users say of them, which is made when it is needed.
+pub struct Outboxes {
+    calls: Outbox,
+    feedback: Option<Outbox>,
+    feedback_topic: Option<std::sync::Arc<str>>,
+    open: Box<dyn FnMut() -> Result<Outbox, String> + Send>,
+}
+
+impl Outboxes {
+    /// `open` makes the feedback's outbox; at once where the disk has some of it.
+    pub fn new(
+        calls: Outbox,
+        feedback_topic: Option<std::sync::Arc<str>>,
+        is_waiting: bool,
+        mut open: Box<dyn FnMut() -> Result<Outbox, String> + Send>,
+    ) -> Self {
+        let feedback = if is_waiting { opened(&mut open) } else { None };
+        Self { calls, feedback, feedback_topic, open }
+    }
+
+    /// Takes one message.
+    pub fn send(&mut self, message: Message, durable: Option<Durable>) {
+        if self.feedback_topic.as_ref() != Some(&message.topic) {
+            return self.calls.send(message, durable);
+        }
+        if self.feedback.is_none() {
+            self.feedback = opened(&mut self.open);
+        }
+        match &mut self.feedback {
+            Some(outbox) => outbox.send(message, durable),
+            None => Event::LogDropped { why: "disk", count: 1, detail: "feedback has no queue" }.emit(),
+        }
+    }
+
+    /// As [`Outbox::turn`].
+    pub fn turn(&mut self) {
+        self.calls.turn();
+        let (mut messages, mut bytes) = self.calls.spilled();
+        if let Some(feedback) = &mut self.feedback {
+            feedback.turn();
+            messages += feedback.spilled().0;
+            bytes += feedback.spilled().1;
+        }
+        metric::SPILL_RECORDS.set(i64::try_from(messages).unwrap_or(i64::MAX));
+        metric::SPILL_BYTES.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// As [`Outbox::is_awaited`].
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.calls.is_awaited() || self.feedback.as_ref().is_some_and(|feedback| !feedback.in_flight.is_empty())
+    }
+
+    /// As [`Outbox::close`].
+    pub fn close(self, deadline: Instant) {
+        self.calls.close(deadline);
+        if let Some(feedback) = self.feedback {
+            feedback.close(deadline);
+        }
+    }
+}
+
+fn opened(open: &mut Box<dyn FnMut() -> Result<Outbox, String> + Send>) -> Option<Outbox> {
+    match open() {
+        Ok(outbox) => Some(outbox),
+        Err(error) => {
+            tracing::warn!(error, "the queue of feedback cannot be opened");
+            None
         }
     }
 }

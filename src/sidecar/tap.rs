@@ -2,7 +2,7 @@
 //!
 //! [`Tap::record`] takes a lock for a push and returns. Where the thread cannot keep up, the oldest call goes and is counted.
 
-use super::outbox::Outbox;
+use super::outbox::Outboxes;
 use super::record::Record;
 use super::{Durable, Message};
 use crate::codec::redact::Redactor;
@@ -66,7 +66,7 @@ impl Tap {
     ///
     /// # Errors
     /// Where the system gives none.
-    pub fn start(outbox: Outbox, encoding: Encoding, bytes_max: usize) -> std::io::Result<(Self, TapThread)> {
+    pub fn start(outbox: Outboxes, encoding: Encoding, bytes_max: usize) -> std::io::Result<(Self, TapThread)> {
         let shared = Arc::new(Shared { queue: Mutex::default(), wake: Condvar::new(), bytes_max });
         let theirs = Arc::clone(&shared);
         let thread =
@@ -126,7 +126,7 @@ impl Shared {
     }
 }
 
-fn work(shared: &Shared, mut outbox: Outbox, encoding: &Encoding) {
+fn work(shared: &Shared, mut outbox: Outboxes, encoding: &Encoding) {
     loop {
         let (entries, closed) = {
             let mut queue = shared.held();

@@ -173,7 +173,7 @@ pub async fn run(job: &Job<'_>, shutdown: &Shutdown) -> Result<Outcome> {
         && let Err(error) = job.lake.check_fences(std::slice::from_ref(scheduler)).await
     {
         let stop = error.is_fenced().then_some(Stop::Overtaken);
-        return Err(stop.map_or_else(|| error.into(), |stop| anyhow::Error::from(stop)));
+        return Err(stop.map_or_else(|| error.into(), anyhow::Error::from));
     }
     let mine = job.lake.raise_fence(&run_fence(job.id)).await?;
     let fences: Vec<Fence> = std::iter::once(mine).chain(job.scheduler.clone()).collect();
@@ -280,7 +280,7 @@ async fn all_steps(turn: &Turn<'_>, log: &mut StateLog<'_>) -> Result<Outcome> {
     log.enter(CycleState::Collect, json!({ "seed": turn.seed, "champion": turn.plan.champion })).await?;
     let set = steps::collect(turn).await?;
     // Who asked for it by hand may want to see what it comes to; a schedule must not spend prompts for nothing.
-    let by_hand = standing(turn.job.lake, &turn.job.id).await?.trigger == crate::domain::Trigger::Hand.as_str();
+    let by_hand = standing(turn.job.lake, turn.job.id).await?.trigger == crate::domain::Trigger::Hand.as_str();
     let holdout_min = if by_hand { 1 } else { turn.settings.gate.prompts_min };
     if let Err(reason) = crate::window::enough(&set, turn.window, holdout_min) {
         return Ok(ended_early(turn.job, CycleState::Skipped, reason.to_string()));

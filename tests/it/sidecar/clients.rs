@@ -97,6 +97,6 @@ async fn the_app_of_the_composition_asks_in_streams_and_says_what_it_thought() {
     assert!(rows.iter().all(|row| row.stream == Some(true) && row.response.is_some()));
     let thumbs = rig.payloads(&rig.feedback, 4).await;
     for (thumb, one) in thumbs.iter().map(|bytes| serde_json::from_slice::<Value>(bytes).unwrap()).zip(&said) {
-        assert_eq!((&thumb["request_id"], thumb["thumb"] == true), (&one["id"], one["thumb"] == true));
+        assert_eq!((&thumb["request_id"], thumb["thumb"] == "up"), (&one["id"], one["thumb"] == true));
     }
 }

@@ -209,6 +209,13 @@ fn row(payload: &'static [u8]) -> InferenceRow<'static> {
     }
 }
 
+/// How many messages the first partition of a topic has.
+pub fn messages(brokers: &str, topic: &str) -> usize {
+    let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+    let (low, high) = consumer.fetch_watermarks(topic, 0, Duration::from_secs(10)).unwrap();
+    usize::try_from(high - low).unwrap()
+}
+
 /// The first messages of all partitions of a topic, by time.
 pub fn read(brokers: &str, topic: &str, count: usize) -> Vec<Vec<u8>> {
     let mut settings = ClientConfig::new();
