@@ -71,13 +71,17 @@ pub struct Publish {
     pub topic: String,
     /// `binary` or `structured`, the content mode of CloudEvents. Default: `binary`.
     pub mode: EventMode,
+    /// Seconds that a cycle waits for a broker that does not take its events, before it ends without having told of its version:
+    /// the daemon that has the scheduler's seat tells later. Default: 60.
+    #[schemars(range(min = 1, max = 3600))]
+    pub wait_seconds: u32,
     /// Addresses that get every event by HTTP too. Default: none.
     pub webhooks: Vec<Webhook>,
 }
 
 impl Default for Publish {
     fn default() -> Self {
-        Self { topic: "model-versions".to_owned(), mode: EventMode::Binary, webhooks: Vec::new() }
+        Self { topic: "model-versions".to_owned(), mode: EventMode::Binary, wait_seconds: 60, webhooks: Vec::new() }
     }
 }
 

@@ -14,7 +14,7 @@ use object_store::{ObjectStore, ObjectStoreExt as _};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -103,8 +103,32 @@ fn place(lake: &Lake, cycle: &CycleId) -> (Arc<dyn ObjectStore>, Path) {
 
 struct Shared {
     flag: AtomicBool,
-    stop: OnceLock<Stop>,
+    order: Mutex<Order>,
     progress: Mutex<Option<Progress>>,
+}
+
+/// What a run was told first.
+#[derive(Debug, Default)]
+struct Order {
+    stop: Option<Stop>,
+    /// It registers its version: a cancellation comes too late.
+    releases: bool,
+}
+
+impl Shared {
+    fn order(&self) -> MutexGuard<'_, Order> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the run has to stop for that.
+    fn accept(&self, stop: Stop) -> bool {
+        let mut order = self.order();
+        if order.releases && stop == Stop::Cancelled {
+            return false;
+        }
+        order.stop.get_or_insert(stop);
+        true
+    }
 }
 
 /// The handle that the steps hold.
@@ -129,9 +153,10 @@ struct Beside {
 }
 
 impl Control {
-    pub(super) fn start(job: &Job<'_>, attempt: u32, fences: &[Fence], shutdown: &Shutdown) -> Self {
-        let shared = Shared { flag: AtomicBool::new(false), stop: OnceLock::new(), progress: Mutex::new(None) };
-        let shared = Arc::new(shared);
+    /// `releases`: its version is registered already, by a try that did not come to its end.
+    pub(super) fn start(job: &Job<'_>, attempt: u32, fences: &[Fence], releases: bool, shutdown: &Shutdown) -> Self {
+        let order = Mutex::new(Order { stop: None, releases });
+        let shared = Arc::new(Shared { flag: AtomicBool::new(false), order, progress: Mutex::new(None) });
         let beside = Beside {
             shared: Arc::clone(&shared),
             lake: job.lake.clone(),
@@ -153,7 +178,14 @@ impl Control {
     }
 
     pub(super) fn stopped(&self) -> Option<Stop> {
-        self.shared.stop.get().copied()
+        self.shared.order().stop
+    }
+
+    /// From here on the cycle ends in a version, whoever cancels it: half a release would be a champion that nobody is told of.
+    pub(super) fn release(&self) -> Result<(), Stop> {
+        let mut order = self.shared.order();
+        order.releases = order.stop.is_none();
+        order.stop.map_or(Ok(()), Err)
     }
 
     pub(super) fn note(&self, progress: Progress) {
@@ -186,16 +218,20 @@ impl Beside {
                 row = Instant::now();
                 self.tell(&mut told).await;
             }
-            if let Some(stop) = self.look(&mut seen).await {
+            if let Some(stop) = self.look(&mut seen).await
+                && self.shared.accept(stop)
+            {
                 break stop;
             }
             tokio::select! {
                 () = over.cancelled() => return,
-                () = shutdown.cancelled() => break Stop::Shutdown,
+                () = shutdown.cancelled() => {
+                    self.shared.accept(Stop::Shutdown);
+                    break Stop::Shutdown;
+                }
                 () = tokio::time::sleep(LOOK) => {}
             }
         };
-        self.shared.stop.get_or_init(|| stop);
         self.shared.flag.store(true, Ordering::Relaxed);
         if tokio::time::timeout(GRACE, over.cancelled()).await.is_ok() {
             return;

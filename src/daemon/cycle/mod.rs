@@ -19,7 +19,7 @@ mod steps;
 mod workspace;
 
 pub use control::{Running, Stop};
-pub use orders::{cancel, fail, park_if_spent, reopen, standing};
+pub use orders::{cancel, fail, park_if_spent, registered, reopen, standing};
 pub use release::retain;
 pub use standing::Standing;
 
@@ -98,6 +98,8 @@ pub struct Outcome {
     pub report: Option<EvalReport>,
     /// The id of the event that says how the version ended.
     pub event_id: Option<String>,
+    /// Whether the broker has that event; otherwise a daemon or `pelton model publish` sends it later.
+    pub announced: bool,
     /// Candidates sampled.
     pub candidates: usize,
     /// The adapter's folder.
@@ -117,6 +119,7 @@ impl Outcome {
             "promoted": self.report.as_ref().map(|_| self.promoted),
             "gain": gain,
             "event_id": self.event_id,
+            "announced": self.version.as_ref().map(|_| self.announced),
             "location": self.location,
         })
     }
@@ -178,7 +181,8 @@ pub async fn run(job: &Job<'_>, shutdown: &Shutdown) -> Result<Outcome> {
     let mine = job.lake.raise_fence(&run_fence(job.id)).await?;
     let fences: Vec<Fence> = std::iter::once(mine).chain(job.scheduler.clone()).collect();
     let attempt = standing.next_attempt();
-    let control = control::Control::start(job, attempt, &fences, shutdown);
+    let releases = orders::registered(job.lake, &standing).await?.is_some();
+    let control = control::Control::start(job, attempt, &fences, releases, shutdown);
     let log = StateLog { job, fences, attempt, until: None, version: standing.version };
     let ended = conclude(job, &control, log).await;
     control.end().await;
@@ -294,13 +298,14 @@ async fn all_steps(turn: &Turn<'_>, log: &mut StateLog<'_>) -> Result<Outcome> {
     let compared = workspace::compared(turn, || steps::compare(turn, &set, &tuned.adapter)).await?;
     log.enter(CycleState::Gate, json!({"compared": compared.comparisons.len(), "kl_to_base": compared.kl})).await?;
     let report = workspace::verdict(turn, || steps::judge(turn, &tuned, &compared)).await?;
+    turn.control.release()?;
     log.enter(CycleState::Register, crate::evaluate::report_to_json(&report, &turn.settings.gate)).await?;
     let comparisons = &compared.comparisons;
     let released = release::register(turn, &log.fences, &set, &tuned, comparisons, &report).await?;
     log.version = Some(released.version.number);
     let said = json!({"version": released.version.to_string(), "state": released.state.as_str()});
     log.enter(CycleState::Publish, said).await?;
-    let event_id = release::announce(turn, &released).await?;
+    let (event_id, announced) = release::announce(turn, &released).await?;
     Ok(Outcome {
         cycle: turn.job.id.clone(),
         state: CycleState::Done,
@@ -309,6 +314,7 @@ async fn all_steps(turn: &Turn<'_>, log: &mut StateLog<'_>) -> Result<Outcome> {
         promoted: released.state == crate::domain::VersionState::Promoted,
         report: Some(report),
         event_id: Some(event_id),
+        announced,
         candidates,
         location: Some(released.location),
     })
@@ -362,6 +368,7 @@ fn ended_early(job: &Job<'_>, state: CycleState, reason: String) -> Outcome {
         promoted: false,
         report: None,
         event_id: None,
+        announced: false,
         candidates: 0,
         location: None,
     }

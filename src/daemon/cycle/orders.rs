@@ -3,7 +3,7 @@
 use super::control::Running;
 use super::standing::Standing;
 use super::{host, run_fence};
-use crate::domain::{CycleEvent, CycleId, CycleState, Timestamp, Trigger};
+use crate::domain::{CycleEvent, CycleId, CycleState, Timestamp, Trigger, VersionRef};
 use crate::lake::{Fence, Lake};
 use crate::runtime::now;
 use anyhow::{Context as _, Result, bail};
@@ -23,10 +23,11 @@ pub async fn standing(lake: &Lake, cycle: &CycleId) -> Result<Standing> {
 }
 
 /// Ends a cycle: the process that runs it stops within seconds and says so; where none does, it is written here. A process that
-/// comes back later finds that the cycle was taken over.
+/// comes back later finds that the cycle was taken over. One that registers its version already comes to its own end, which is
+/// waited for and given.
 ///
 /// # Errors
-/// Where the cycle has ended already, or the table cannot be written.
+/// Where the cycle has ended already, where it has registered a version and nobody runs it, or the table cannot be written.
 pub async fn cancel(lake: &Lake, cycle: &CycleId, reason: &str) -> Result<Standing> {
     let found = standing(lake, cycle).await?;
     if found.state.is_end() {
@@ -35,20 +36,37 @@ pub async fn cancel(lake: &Lake, cycle: &CycleId, reason: &str) -> Result<Standi
     let by = json!({"reason": reason, "host": host()});
     append(lake, &found, CycleState::Cancelling, found.attempt, &by, &[]).await?;
     let asked = Instant::now();
-    while asked.elapsed() < PATIENCE && Running::of(lake, cycle).await?.is_some() {
+    let mut releases = false;
+    while (releases || asked.elapsed() < PATIENCE) && Running::of(lake, cycle).await?.is_some() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let now = standing(lake, cycle).await?;
         if now.state.is_end() {
             return Ok(now);
         }
+        releases |= [CycleState::Register, CycleState::Publish].contains(&now.state);
     }
     let fence = lake.raise_fence(&run_fence(cycle)).await?;
     // It may have ended in the meantime, cancelled or done.
     let last = standing(lake, cycle).await?;
     if !last.state.is_end() {
+        if let Some(version) = registered(lake, &last).await? {
+            bail!(
+                "cycle {cycle} has registered {version} already and cannot be cancelled; `pelton cycle resume {cycle}` ends it, \
+                 `pelton model rollback` withdraws a champion"
+            );
+        }
         append(lake, &last, CycleState::Cancelled, last.attempt, &by, &[fence]).await?;
     }
     standing(lake, cycle).await
+}
+
+/// The version that a cycle has registered: from then on it ends in nothing else.
+///
+/// # Errors
+/// Where the registry cannot be read.
+pub async fn registered(lake: &Lake, standing: &Standing) -> Result<Option<VersionRef>> {
+    let versions = lake.versions(&standing.model).await?;
+    Ok(versions.into_iter().find(|v| v.cycle == standing.cycle).map(|v| v.reference))
 }
 
 /// Opens a parked or cancelled cycle again, with all its retries; what it has computed is kept.

@@ -13,6 +13,7 @@ use crate::telemetry::Event;
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// A version, and what the gate made of it.
 pub(super) struct Released {
@@ -98,13 +99,26 @@ pub(super) async fn register(
     Ok(Released { version: reference, state: second.state, reason: second.reason.clone(), location })
 }
 
-/// Sends what the topic lacks of the model's events, and gives the id of this version's verdict.
-pub(super) async fn announce(turn: &Turn<'_>, released: &Released) -> Result<String> {
-    crate::daemon::outbox::announce(turn.job.config, turn.job.lake, turn.job.model, &Shutdown::new()).await?;
+/// Sends what the topic lacks of the model's events, and gives the id of this version's verdict and
+/// whether it is sent. What the broker does not take in time is owed by whoever follows the table: the version serves already,
+/// and other models' cycles wait for this one's end.
+pub(super) async fn announce(turn: &Turn<'_>, released: &Released) -> Result<(String, bool)> {
+    let never = Shutdown::new();
+    let send = crate::daemon::outbox::announce(turn.job.config, turn.job.lake, turn.job.model, &never);
+    let seconds = turn.job.config.publish.wait_seconds;
+    let owed = match tokio::time::timeout(Duration::from_secs(seconds.into()), send).await {
+        Ok(sent) => sent.err().map(|error| format!("{error:#}")),
+        Err(_) => Some(format!("the broker did not take it within publish.wait_seconds = {seconds}")),
+    };
+    if let Some(error) = &owed {
+        let version = released.version.to_string();
+        tracing::warn!(version, error, "the event is owed: a daemon or `pelton model publish` sends it");
+    }
     retain(turn.job.config, turn.job.lake, turn.job.model).await?;
     let versions = turn.job.lake.versions(turn.job.model).await?;
     let verdict = versions.iter().filter(|v| v.reference == released.version).nth(1);
-    Ok(crate::codec::event::event_id(verdict.context("the registered version has no verdict")?))
+    let verdict = verdict.context("the registered version has no verdict")?;
+    Ok((crate::codec::event::event_id(verdict), owed.is_none()))
 }
 
 /// Archives the versions beyond `keep_versions`, and takes their adapters away; rows, manifests and reports stay. The champion

@@ -66,7 +66,7 @@ pub async fn reproduce(
     let tail = uuid::Uuid::new_v4().simple().to_string();
     let id = CycleId::new(format!("reproduce-{tail}"))?;
     let job = Job { watch, ..Job::new(&config, lake, &version.model, &id) };
-    let control = Control::start(&job, 1, &[], &Shutdown::new());
+    let control = Control::start(&job, 1, &[], false, &Shutdown::new());
     let made = again(&job, &control, &manifest).await;
     control.end().await;
     let (store, folder) = workspace::folder(lake, &id);

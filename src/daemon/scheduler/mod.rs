@@ -142,7 +142,7 @@ async fn look(
         if Running::of(lake, &standing.cycle).await?.is_some() {
             return Ok(());
         }
-        if standing.cancelling {
+        if standing.cancelling && cycle::registered(lake, &standing).await?.is_none() {
             cycle::cancel(lake, &standing.cycle, "cancelled; its process had gone").await?;
             continue;
         }

@@ -134,3 +134,30 @@ async fn processes_that_never_begin_are_counted_and_parked() {
     assert!(!rig.state(&id).await.is_end());
     assert!(daemon.stop().success());
 }
+
+/// A broker that takes no events holds a cycle up for `publish.wait_seconds`; the version serves, so that a cancellation comes
+/// too late, and the events are sent by whoever can.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cycle_whose_events_nobody_takes_ends_in_its_version_and_they_are_sent_later() {
+    let rig = Rig::new("", "").await;
+    let right = std::fs::read_to_string(&rig.path).unwrap().replace("[publish]\n", "[publish]\nwait_seconds = 8\n");
+    let brokers = format!("brokers = '{}'", crate::support::kafka::brokers());
+    assert!(right.contains(&brokers));
+    std::fs::write(&rig.path, right.replace(&brokers, "brokers = '127.0.0.1:1'")).unwrap();
+    let id = rig.cycle(Trigger::Queued, 16).await;
+    let mut running = rig.command(&["cycle", "resume", id.as_str()]).stderr(Stdio::null()).spawn().unwrap();
+    until("it publishes", PATIENCE, async || rig.state(&id).await == CycleState::Publish).await;
+    let late = rig.pelton(&["cycle", "cancel", id.as_str(), "--json"]);
+    let said: Value = serde_json::from_slice(&late.stdout).unwrap_or_else(|e| panic!("{e}: {late:?}"));
+    assert_eq!((said["state"].as_str(), late.status.success()), (Some("done"), false), "{said}");
+    assert!(running.wait().unwrap().success());
+    let last = rig.events(&id).await.pop().unwrap();
+    let detail: Value = serde_json::from_str(&last.detail).unwrap();
+    assert_eq!((last.state, &detail["announced"]), (CycleState::Done, &Value::Bool(false)), "{detail}");
+
+    std::fs::write(&rig.path, right).unwrap();
+    let daemon = Daemon::start(&rig.path);
+    until("it is told", PATIENCE, async || rig.announced().await == rig.versions().await).await;
+    assert!(daemon.stop().success());
+    assert_eq!(rig.versions().await.len(), 2);
+}
