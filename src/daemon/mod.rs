@@ -114,10 +114,10 @@ pub fn champion_of(versions: &[Version]) -> Option<&Version> {
     crate::publish::transition::champion(versions)
 }
 
-/// Plans every window's SQL on the tables as they are declared, without any I/O.
+/// Plans every window's and every rollback check's SQL on the tables as they are declared, without any I/O.
 ///
 /// # Errors
-/// The first window whose SQL does not fit, with the name that is wrong and the near ones.
+/// The first whose SQL does not fit, with the name that is wrong and the near ones.
 pub async fn check_windows(config: &Config) -> Result<()> {
     let logs = formats::logs(config)?;
     let names: BTreeSet<_> = TableName::ALL.into_iter().chain(logs.tables.iter().copied()).collect();
@@ -125,7 +125,7 @@ pub async fn check_windows(config: &Config) -> Result<()> {
     for (name, window) in &config.windows {
         crate::window::check(name, &window.sql, &tables).await?;
     }
-    Ok(())
+    rollback::check(config, &tables).await
 }
 
 /// Runs the daemon until the shutdown, and drains it.

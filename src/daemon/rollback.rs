@@ -2,29 +2,34 @@
 //!
 //! Each check is a SQL query on a schedule; what it returns is compared by [`crate::evaluate::live`]. A rollback is a commit like
 //! any other change of a version: made only if the version still is the champion, by a scheduler that still has its seat, and
-//! told by events. A promotion that is itself the end of a rollback is not watched: there is nothing proven to return to.
+//! told by events. A check that fails is logged and holds up no other. A promotion that is itself the end of a rollback is not watched: there is nothing proven to return to.
 
-use crate::config::{Config, Model, Rollback};
-use crate::domain::{ModelName, Timestamp, Version, VersionRef, VersionState};
+use crate::config::{Config, Model, Rollback, Score};
+use crate::domain::{ChatMessage, ModelName, Timestamp, Version, VersionRef};
 use crate::evaluate::live::{Side, chance_of_fall, error_of_look};
 use crate::lake::{Fence, Lake};
 use crate::publish::transition;
-use crate::query::{Limits, Session, messages_from_json};
+use crate::query::{Limits, Session, Table, messages_from_json};
 use crate::runtime::{Shutdown, now};
 use crate::tao::Watch;
 use crate::tao::score::{Case, Composition};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use arrow::array::{Array as _, AsArray as _};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMicrosecondType};
-use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use arrow::datatypes::{DataType, Float64Type, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use datafusion::datasource::empty::EmptyTable;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How often it is asked whether a look is due.
 const TICK: Duration = Duration::from_secs(1);
 /// A version whose answers score less by no more than this is kept.
 const SCORE_FALL_MIN: f64 = 0.02;
+
+/// What a check's SQL returns.
+const COLUMNS: [&str; 3] = ["version", "request_time", "bad"];
 
 /// A promotion that is watched.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +43,7 @@ struct Watched {
 /// Watches every model that is configured so, until the shutdown.
 pub(super) async fn run(config: &Config, lake: &Lake, fence: &Fence, shutdown: &Shutdown) {
     let mut looked: BTreeMap<ModelName, Timestamp> = BTreeMap::new();
+    let mut told = BTreeSet::new();
     let watching = || config.models.iter().filter_map(|(name, model)| Some((name, model, model.rollback.as_ref()?)));
     while !shutdown.is_cancelled() && watching().next().is_some() {
         for (name, model, settings) in watching() {
@@ -47,7 +53,8 @@ pub(super) async fn run(config: &Config, lake: &Lake, fence: &Fence, shutdown: &
                 continue;
             }
             looked.insert(name.clone(), now);
-            if let Err(error) = look(config, lake, (name, model, settings), fence).await {
+            let looks = look(config, lake, (name, model, settings), fence, &mut told, shutdown);
+            if let Err(error) = looks.await {
                 let (model, error) = (name.as_str(), format!("{error:#}"));
                 tracing::warn!(model, error, "the promoted version could not be watched, trying again");
             }
@@ -65,6 +72,8 @@ async fn look(
     lake: &Lake,
     (name, model, settings): (&ModelName, &Model, &Rollback),
     fence: &Fence,
+    told: &mut BTreeSet<(String, Timestamp)>,
+    shutdown: &Shutdown,
 ) -> Result<()> {
     let Some(watched) = watched(&lake.versions(name).await?) else { return Ok(()) };
     let age = now().micros() - watched.promoted.micros();
@@ -75,16 +84,37 @@ async fn look(
     let chance_max = error_of_look(1.0 - settings.confidence, look);
     let mut figures = Vec::new();
     for (check, of) in &settings.checks {
-        let sides = by_sql(lake, name, settings, &watched, &of.sql).await;
-        figures.push((check.as_str(), sides.with_context(|| format!("rollback.checks.{check}"))?, of.fall_min));
+        figures.push((check.as_str(), by_sql(lake, name, settings, &watched, &of.sql).await, of.fall_min));
     }
     if settings.score_sample > 0 {
-        let sides = by_score(config, lake, (name, model, settings), &watched).await.context("rollback.score_sample")?;
+        let sides = by_score(config, lake, (name, model, settings), &watched, shutdown).await;
         figures.push(("score", sides, SCORE_FALL_MIN));
     }
-    // All checks together share a look's error.
+    // All checks together share a look's error, those that fail now too: they may work at the next.
     let share = chance_max / f64::from(u32::try_from(figures.len().max(1)).unwrap_or(1));
-    for (check, (old, new), fall_min) in figures {
+    for (check, sides, fall_min) in figures {
+        let (old, new) = match sides {
+            Ok(sides) => sides,
+            Err(_) if shutdown.is_cancelled() => return Ok(()),
+            Err(error) => {
+                let (model, error) = (name.as_str(), format!("{error:#}"));
+                tracing::warn!(model, check, error, "a check of the promoted version failed, the others are made");
+                continue;
+            }
+        };
+        let blind = new.count >= settings.requests_min && old.count < settings.requests_min;
+        if blind && told.insert((format!("{} {check}", watched.version), watched.promoted)) {
+            let (version, before) = (watched.version.to_string(), transition::champion_text(watched.before.as_ref()));
+            let (found, requests_min) = (old.count, settings.requests_min);
+            tracing::warn!(
+                version,
+                check,
+                before,
+                found,
+                requests_min,
+                "a promoted version is not watched: too few requests of what served before it to compare with"
+            );
+        }
         let enough = old.count >= settings.requests_min && new.count >= settings.requests_min;
         let chance = chance_of_fall(old, new, fall_min);
         tracing::debug!(check, version = %watched.version, ?old, ?new, chance, "watched");
@@ -113,10 +143,9 @@ async fn look(
 fn watched(versions: &[Version]) -> Option<Watched> {
     let champion = transition::champion(versions)?;
     let at = versions.iter().rposition(|v| v == champion)?;
-    let by_rollback = at > 0 && versions[at - 1].state == VersionState::RolledBack;
     let before = transition::champion(&versions[..at]).map(|v| v.reference.clone());
     let watched = Watched { version: champion.reference.clone(), promoted: champion.time, before };
-    (!by_rollback).then_some(watched)
+    (!transition::ends_rollback(versions, at)).then_some(watched)
 }
 
 fn times(settings: &Rollback, watched: &Watched) -> [(&'static str, Timestamp); 2] {
@@ -184,13 +213,12 @@ async fn by_score(
     lake: &Lake,
     (name, model, settings): (&ModelName, &Model, &Rollback),
     watched: &Watched,
+    shutdown: &Shutdown,
 ) -> Result<(Side, Side)> {
-    let score = model.gate.score.as_ref().unwrap_or(&model.score);
-    let composition = tokio::task::block_in_place(|| Composition::open(score, &|path| config.resolve(path), &[]))?;
     let session = Session::new(super::tables(lake, None).await?, Limits::default())?;
     let names = Sides::of(name, watched);
     let [(_, since), (_, until)] = times(settings, watched);
-    let mut sides = Vec::new();
+    let mut both = Vec::new();
     for (version, since) in [(&names.old_name, since), (&names.new_name, watched.promoted)] {
         let sql = format!(
             "SELECT messages, completion FROM inference_log WHERE coalesce(model_version, model) = '{version}' \
@@ -210,12 +238,58 @@ async fn by_score(
                 .filter_map(|row| Some((messages_from_json(messages.value(row))?, completions.value(row).to_owned())));
             answers.extend(each);
         }
+        both.push(answers);
+    }
+    // On a thread of its own: events and cycles of the same daemon go on meanwhile, and a shutdown ends it.
+    let stop = Arc::new(AtomicBool::new(false));
+    let (flag, config, score) =
+        (Arc::clone(&stop), config.clone(), model.gate.score.clone().unwrap_or_else(|| model.score.clone()));
+    let scored = tokio::task::spawn_blocking(move || judge(&config, &score, &both, &flag));
+    tokio::select! {
+        sides = scored => sides.context("the scorers panicked")?,
+        () = shutdown.cancelled() => {
+            stop.store(true, Ordering::Relaxed);
+            bail!("the shutdown came first")
+        }
+    }
+}
+
+/// Conversations and their answers.
+type Answers = Vec<(Vec<ChatMessage>, String)>;
+
+/// Scores both versions' answers. Blocks.
+fn judge(config: &Config, score: &Score, both: &[Answers], stop: &AtomicBool) -> Result<(Side, Side)> {
+    let composition = Composition::open(score, &|path| config.resolve(path), &[])?;
+    let mut sides = Vec::new();
+    for answers in both {
         let cases: Vec<Case<'_>> = answers.iter().map(|(messages, text)| Case::new(messages, text)).collect();
-        let never = AtomicBool::new(false);
-        let verdicts = tokio::task::block_in_place(|| composition.judge(&cases, &Watch::new(&|_| {}, &never)))?;
+        let verdicts = composition.judge(&cases, &Watch::new(&|_| {}, stop))?;
         let mut side = Side::default();
         verdicts.iter().filter_map(|v| v.reward).for_each(|reward| side.add(1.0 - reward));
         sides.push(side);
     }
     Ok((sides[0], sides[1]))
+}
+
+/// Plans every check's SQL on the tables as they are declared, without any I/O.
+///
+/// # Errors
+/// The first check whose SQL does not fit, or lacks a column.
+pub(super) async fn check(config: &Config, tables: &[(String, SchemaRef)]) -> Result<()> {
+    for (model, settings) in config.models.iter().filter_map(|(name, m)| Some((name, m.rollback.as_ref()?))) {
+        for (check, of) in &settings.checks {
+            let at = || format!("models.{model}.rollback.checks.{check}.sql");
+            let empty = tables.iter().map(|(name, schema)| Table {
+                name: name.clone(),
+                provider: Arc::new(EmptyTable::new(Arc::clone(schema))),
+            });
+            let session = Session::new(empty.collect::<Vec<_>>(), Limits::default())?;
+            let times = [("since", Timestamp::EPOCH), ("until", Timestamp::EPOCH)];
+            let schema = session.check(&of.sql, &times).await.with_context(at)?;
+            if let Some(lacks) = COLUMNS.iter().find(|name| schema.column_with_name(name).is_none()) {
+                bail!("{}: returns no column `{lacks}`; {} are needed", at(), COLUMNS.join(", "));
+            }
+        }
+    }
+    Ok(())
 }

@@ -166,10 +166,26 @@ pub fn roll_back(
         if next.state == VersionState::Archived {
             return Err(Refusal::Archived(next.reference.clone()));
         }
-        let reason = format!("{wanted} was rolled back: {reason}");
+        let reason = format!("{}{reason}", mark(wanted));
         changes.push(changed(next, VersionState::Promoted, &reason, now));
     }
     Ok(changes)
+}
+
+/// What the reason of a promotion begins with that is the second half of a rollback.
+fn mark(withdrawn: &VersionRef) -> String {
+    format!("{withdrawn} was rolled back: ")
+}
+
+/// Whether the row at `at` is the second half of a rollback: its row follows that of the version withdrawn, in the same commit,
+/// and says so. A promotion that only came next after a rollback to the base is not.
+#[must_use]
+pub fn ends_rollback(versions: &[Version], at: usize) -> bool {
+    let before = at.checked_sub(1).and_then(|before| versions.get(before));
+    let withdrawn = before.filter(|v| v.state == VersionState::RolledBack);
+    withdrawn
+        .zip(versions.get(at))
+        .is_some_and(|(from, to)| to.state == VersionState::Promoted && to.reason.starts_with(&mark(&from.reference)))
 }
 
 /// Puts a version away.

@@ -6,8 +6,8 @@ use crate::support::kafka::{Daemon, exact_topic, producer, until};
 use crate::support::lake::count;
 use pelton::codec::InferenceLog;
 use pelton::domain::VersionState::{Promoted, Registered};
-use pelton::domain::{Timestamp, Version};
-use pelton::lake::TableName;
+use pelton::domain::{FeedbackRow, Origin, Timestamp, Version};
+use pelton::lake::{FeedbackBuilder, TableName};
 use rdkafka::producer::{BaseRecord, Producer as _};
 use serde_json::json;
 use std::time::Duration;
@@ -73,4 +73,68 @@ async fn a_promotion_that_fails_in_live_traffic_is_rolled_back_and_one_that_does
     assert!(daemon.stop().success());
     let reason = rig.lake.versions(&rig.model).await.unwrap()[6].reason.clone();
     assert!(reason.starts_with("errors: 0.5") && reason.contains("sql-tiny@v2"), "{reason}");
+}
+
+async fn thumbs(rig: &Rig, name: &str, count: usize, up: bool) {
+    let mut rows = FeedbackBuilder::new();
+    for i in 0..count {
+        let request = format!("{name}-{i}");
+        let signal = FeedbackRow {
+            feedback_id: request.as_str().into(),
+            request_id: request.as_str().into(),
+            feedback_time: pelton::runtime::now(),
+            thumb: Some(up),
+            score: None,
+            text: None,
+            requester: None,
+        };
+        let (topic, topic_id, ingest_time) = ("signals", "0", Timestamp::EPOCH);
+        let (partition, record, time, replay_time, offset) = (0, 0, None, None, 0);
+        rows.append(&signal, &Origin { topic, topic_id, partition, offset, record, time, ingest_time, replay_time });
+    }
+    rig.lake.append(TableName::Feedback, rows.finish()).await.unwrap();
+}
+
+/// Neither a rollback just before it nor a check that fails keeps a promotion from being watched.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_after_a_rollback_to_the_base_is_undone_by_what_users_say_whatever_another_check_does() {
+    let times = "request_time >= $since AND request_time < $until";
+    let broken = format!(
+        "SELECT model AS version, request_time, CAST(request_id AS DOUBLE) AS bad FROM inference_log WHERE {times}"
+    );
+    let feedback = format!(
+        "SELECT model_version AS version, request_time, thumbs_down AS bad FROM request_feedback WHERE feedback_count > 0 AND {times}"
+    );
+    let checks = format!("{{ broken = {{ sql = '{broken}' }}, feedback = {{ sql = '{feedback}' }} }}");
+    let rig = Rig::new("", &format!("rollback = {{ look_seconds = 1, requests_min = 30, checks = {checks} }}")).await;
+    pelton::daemon::check_windows(&rig.config()).await.unwrap();
+    let mut wrong = rig.config();
+    let check = wrong.models.get_mut(&rig.model).unwrap().rollback.as_mut().unwrap().checks.get_mut("broken").unwrap();
+    check.sql = check.sql.replace("AS bad", "AS worse");
+    let refused = format!("{:#}", pelton::daemon::check_windows(&wrong).await.unwrap_err());
+    assert!(refused.contains("rollback.checks.broken.sql") && refused.contains("`bad`"), "{refused}");
+
+    let topic = rig.config().ingest.topics[0].clone();
+    exact_topic(&topic, 1, &[]).await;
+    for (n, state) in [(1, Registered), (1, Promoted), (2, Registered)] {
+        let at = Version { time: pelton::runtime::now(), ..version(n, state, 0) };
+        rig.lake.append_version(&at).await.unwrap();
+    }
+    rig.json(&["model", "rollback", "sql-tiny", "--reason", "by hand", "--json"]);
+    send(&topic, "sql-tiny", 0..60, |_| false);
+    let daemon = Daemon::start(&rig.path);
+    rows(&rig, 60).await;
+    thumbs(&rig, "sql-tiny", 60, true).await;
+    rig.json(&["model", "promote", "sql-tiny@v2", "--json"]);
+    send(&topic, "sql-tiny@v2", 0..60, |_| false);
+    rows(&rig, 120).await;
+    thumbs(&rig, "sql-tiny@v2", 60, false).await;
+    until("it is rolled back", Duration::from_secs(60), async || rig.versions().await.len() > 5).await;
+    let expected = ["v1 registered", "v1 promoted", "v2 registered", "v1 rolled_back", "v2 promoted", "v2 rolled_back"];
+    assert_eq!(rig.versions().await, expected);
+    assert!(daemon.stop().success());
+    let reason = rig.lake.versions(&rig.model).await.unwrap()[5].reason.clone();
+    assert!(reason.starts_with("feedback: 1.000 on 60") && reason.contains("of the base"), "{reason}");
+    let log = std::fs::read_to_string(rig.path.with_extension("log")).unwrap();
+    assert!(log.contains("a check of the promoted version failed"), "{log}");
 }
