@@ -12,6 +12,7 @@ use crate::domain::{Answer, Comparison, EvalReport, PromptHash, Timestamp, Versi
 use crate::evaluate::{report_from_json, report_to_json};
 use crate::lake::{Lake, TableName};
 use crate::model::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Lora, Model};
+use crate::publish::transition;
 use crate::runtime::{Failpoint, derive_seed, failpoint, now};
 use crate::tao::{Keeper, SaveError};
 use anyhow::{Context as _, Result};
@@ -79,9 +80,12 @@ pub(super) async fn plan(job: &Job<'_>, settings: &ModelConfig, base: &Model) ->
     Ok(plan)
 }
 
-/// Challengers that the gate has refused since a version was promoted last: all were compared with the same champion.
+/// Challengers that the gate has refused since a version was promoted last. That a rollback brought one back is no such promotion:
+/// the tries before it were as many chances to be wrong.
 fn comparisons_since_promotion(versions: &[Version]) -> u32 {
-    let since = versions.iter().rposition(|v| v.state == VersionState::Promoted).map_or(0, |at| at + 1);
+    let since = (0..versions.len())
+        .rfind(|at| versions[*at].state == VersionState::Promoted && !transition::ends_rollback(versions, *at))
+        .map_or(0, |at| at + 1);
     let refused = versions[since..].iter().filter(|v| v.state == VersionState::Rejected);
     u32::try_from(refused.count()).unwrap_or(u32::MAX - 1)
 }
