@@ -2,34 +2,9 @@
 
 use super::error::Error;
 use crate::config;
+use crate::telemetry::KafkaLog;
 use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
-use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
-
-/// Sends librdkafka's own lines where the consumer's go: what they say of outages, `Event::Away` says once.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(target: "librdkafka", ?level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", %error, reason);
-    }
-}
-
-impl ConsumerContext for Quiet {}
-
-impl ProducerContext for Quiet {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
-}
+use rdkafka::producer::BaseProducer;
 
 /// Settings of every client: the brokers, and what the user added.
 pub(super) fn base(kafka: &config::Kafka) -> ClientConfig {
@@ -89,8 +64,8 @@ pub(super) fn consumer(kafka: &config::Kafka, ingest: &config::Ingest) -> Client
 }
 
 /// A producer whose acknowledged messages are there.
-pub(super) fn producer(kafka: &config::Kafka) -> Result<BaseProducer<Quiet>, Error> {
+pub(super) fn producer(kafka: &config::Kafka) -> Result<BaseProducer<KafkaLog>, Error> {
     let mut client = base(kafka);
     client.set("enable.idempotence", "true").set("message.max.bytes", "104857600");
-    client.create_with_context(Quiet).map_err(Error::Settings)
+    client.create_with_context(KafkaLog).map_err(Error::Settings)
 }

@@ -7,6 +7,7 @@ use super::sink::Partition;
 use super::topic_id::topic_ids;
 use crate::config;
 use crate::domain::{Timestamp, topic_id};
+use crate::telemetry::KafkaLog;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
@@ -63,7 +64,7 @@ pub fn confirm_gap(kafka: &config::Kafka, partition: &Partition, first: i64, las
     }
 }
 
-fn reader(kafka: &config::Kafka) -> Result<BaseConsumer<client::Quiet>, Error> {
+fn reader(kafka: &config::Kafka) -> Result<BaseConsumer<KafkaLog>, Error> {
     let mut settings = client::base(kafka);
     settings
         .set("group.id", "pelton-audit")
@@ -71,10 +72,10 @@ fn reader(kafka: &config::Kafka) -> Result<BaseConsumer<client::Quiet>, Error> {
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "true");
-    settings.create_with_context(client::Quiet).map_err(Error::Settings)
+    settings.create_with_context(KafkaLog).map_err(Error::Settings)
 }
 
-fn read_from(consumer: &BaseConsumer<client::Quiet>, partition: &Partition, offset: i64) -> Result<(), KafkaError> {
+fn read_from(consumer: &BaseConsumer<KafkaLog>, partition: &Partition, offset: i64) -> Result<(), KafkaError> {
     let mut assignment = TopicPartitionList::new();
     assignment.add_partition_offset(&partition.topic, partition.number, Offset::Offset(offset))?;
     consumer.assign(&assignment)
@@ -146,8 +147,8 @@ pub enum Bounds {
 /// [`Error::Settings`] where the client cannot be made, [`Error::Away`] where the broker does not answer.
 pub fn bounds(kafka: &config::Kafka, partitions: &[Partition]) -> Result<Vec<Bounds>, Error> {
     let away = |source| Error::Away { brokers: kafka.brokers.clone(), source };
-    let consumer: BaseConsumer<client::Quiet> =
-        client::base(kafka).create_with_context(client::Quiet).map_err(Error::Settings)?;
+    let consumer: BaseConsumer<KafkaLog> =
+        client::base(kafka).create_with_context(KafkaLog).map_err(Error::Settings)?;
     let topics: BTreeSet<&str> = partitions.iter().map(|p| p.topic.as_str()).collect();
     let ids = topic_ids(consumer.client(), topics, PATIENCE).map_err(away)?;
     let of = |partition: &Partition| {

@@ -8,6 +8,7 @@ use super::sink::SinkError;
 use crate::config;
 use crate::domain::{DeadLetterRow, Origin};
 use crate::ingest::error::Error;
+use crate::telemetry::KafkaLog;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -20,7 +21,7 @@ const FLUSH: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(super) struct CopyTopic {
     topic: Arc<str>,
-    producer: Arc<BaseProducer<client::Quiet>>,
+    producer: Arc<BaseProducer<KafkaLog>>,
 }
 
 impl CopyTopic {

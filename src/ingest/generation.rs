@@ -10,6 +10,7 @@ use super::sink::{Partition, SinkError};
 use super::topic_id::topic_ids;
 use crate::config;
 use crate::domain::topic_id;
+use crate::telemetry::KafkaLog;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,12 +21,12 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Asks for topics' ids, on a connection of its own: the consumer's waits behind fetches.
 #[derive(Clone)]
 pub(super) struct Generations {
-    client: Arc<BaseConsumer<client::Quiet>>,
+    client: Arc<BaseConsumer<KafkaLog>>,
 }
 
 impl Generations {
     pub(super) fn open(kafka: &config::Kafka) -> Result<Self, Error> {
-        Ok(Self { client: Arc::new(client::base(kafka).create_with_context(client::Quiet).map_err(Error::Settings)?) })
+        Ok(Self { client: Arc::new(client::base(kafka).create_with_context(KafkaLog).map_err(Error::Settings)?) })
     }
 
     /// Holds where every partition's topic is the one that it was read from, or is gone with nothing in its place.

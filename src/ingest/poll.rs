@@ -15,7 +15,7 @@ use crate::codec::{self, Decoder};
 use crate::config;
 use crate::domain::{Origin, Timestamp};
 use crate::runtime::{self, Backoff, Shutdown};
-use crate::telemetry::Event;
+use crate::telemetry::{Event, KafkaLog};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
@@ -252,8 +252,7 @@ fn headers<'a>(message: &'a BorrowedMessage<'_>) -> Vec<(&'a str, Option<&'a [u8
 
 /// The Kafka cluster's id, which keeps offsets of different clusters apart; nothing only where a shutdown came first.
 fn cluster_id(kafka: &config::Kafka, ingest: &config::Ingest, shutdown: &Shutdown) -> Result<Option<String>, Error> {
-    let client: BaseConsumer<client::Quiet> =
-        client::base(kafka).create_with_context(client::Quiet).map_err(Error::Settings)?;
+    let client: BaseConsumer<KafkaLog> = client::base(kafka).create_with_context(KafkaLog).map_err(Error::Settings)?;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(ingest.retry_backoff_ms_max));
     while !shutdown.is_cancelled() {
         // Polling serves the error events, which would pile up.

@@ -6,7 +6,7 @@ use super::error::Error;
 use super::sink::{Committed, Sink};
 use crate::config;
 use crate::runtime::{Heartbeat, Shutdown};
-use crate::telemetry::{Event, Standing};
+use crate::telemetry::{Event, KafkaLog, Standing};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
@@ -106,8 +106,7 @@ impl Sampler {
         let mut settings = client::base(kafka);
         // The end that matters is the last stable offset: what lies behind it is delivered to nobody yet.
         settings.set("isolation.level", "read_committed");
-        let client: BaseConsumer<client::Quiet> =
-            settings.create_with_context(client::Quiet).map_err(Error::Settings)?;
+        let client: BaseConsumer<KafkaLog> = settings.create_with_context(KafkaLog).map_err(Error::Settings)?;
         let ended = Shutdown::new();
         let watched = ended.clone();
         let thread = thread::Builder::new().name("ingest-lag".to_owned()).spawn(move || {
@@ -138,7 +137,7 @@ fn nap(ended: &Shutdown, mut left: Duration) {
     }
 }
 
-fn sample(client: &BaseConsumer<client::Quiet>, progress: &Progress) {
+fn sample(client: &BaseConsumer<KafkaLog>, progress: &Progress) {
     let mut standings = progress.standings();
     match ends(client, &standings) {
         Ok(ends) => {
@@ -153,7 +152,7 @@ fn sample(client: &BaseConsumer<client::Quiet>, progress: &Progress) {
 }
 
 /// Where partitions end. Without any, the broker is asked for a sign of life.
-fn ends(client: &BaseConsumer<client::Quiet>, standings: &[Standing]) -> KafkaResult<BTreeMap<(String, i32), i64>> {
+fn ends(client: &BaseConsumer<KafkaLog>, standings: &[Standing]) -> KafkaResult<BTreeMap<(String, i32), i64>> {
     if standings.is_empty() {
         client.fetch_metadata(Some("__consumer_offsets"), ANSWER_MAX)?;
         return Ok(BTreeMap::new());

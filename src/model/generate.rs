@@ -179,28 +179,16 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// Computes prompts, one row a token, and queues their samples.
+    /// Computes prompts and queues their samples.
     fn prefill(&mut self, requests: &[GenerationRequest], which: &[usize]) -> Result<()> {
         if which.is_empty() {
             return Ok(());
         }
         self.cache.compact(self.rows.iter_mut().chain(&mut self.waiting));
-        let (mut ids, mut positions, mut spans, mut last) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for request in which {
-            let prompt = &requests[*request].prompt;
-            let rows = ids.len()..ids.len() + prompt.len();
-            let keys = rows.clone().map(|row| (self.cache.slots + row) as u32).collect();
-            spans.push(Span { queries: rows, keys });
-            ids.extend(prompt);
-            positions.extend(0..prompt.len() as u32);
-            last.push(ids.len() as u32 - 1);
-        }
-        let logits = self.run(&ids, &positions, &spans, Some(&last))?;
-        let vocabulary = logits.len() / which.len();
-        for ((request, span), logits) in which.iter().zip(spans).zip(logits.chunks_exact(vocabulary)) {
-            let logits = std::sync::Arc::new(logits.to_vec());
+        let prompts = which.iter().map(|request| requests[*request].prompt.as_slice());
+        for (request, (slots, logits)) in which.iter().zip(self.cache.prefill(self.decoder, prompts)?) {
             for (sample, seed) in requests[*request].seeds.iter().enumerate() {
-                self.waiting.push_back(Row::new(*request, sample, *seed, span.keys.clone(), logits.clone()));
+                self.waiting.push_back(Row::new(*request, sample, *seed, slots.clone(), logits.clone()));
             }
         }
         Ok(())
@@ -230,14 +218,32 @@ impl<'a> Engine<'a> {
         self.cache.decode(self.decoder, &mut self.rows)?;
         Ok(finished)
     }
-
-    /// Runs rows whose keys take the next slots of the cache; logits of the rows in `pick`, or of all.
-    fn run(&mut self, ids: &[u32], positions: &[u32], spans: &[Span], pick: Option<&[u32]>) -> Result<Vec<f32>> {
-        self.cache.compute(self.decoder, ids, positions, spans, pick)
-    }
 }
 
+/// The cache slots of a prompt, and the logits after it.
+pub(super) type Prefilled = (Vec<u32>, std::sync::Arc<Vec<f32>>);
+
 impl Cache {
+    /// Computes prompts, at least one, one row a token.
+    pub(super) fn prefill<'p>(
+        &mut self,
+        decoder: &Decoder,
+        prompts: impl Iterator<Item = &'p [u32]>,
+    ) -> Result<Vec<Prefilled>> {
+        let (mut ids, mut positions, mut spans, mut last) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for prompt in prompts {
+            let rows = ids.len()..ids.len() + prompt.len();
+            let keys = rows.clone().map(|row| (self.slots + row) as u32).collect();
+            spans.push(Span { queries: rows, keys });
+            ids.extend(prompt);
+            positions.extend(0..prompt.len() as u32);
+            last.push(ids.len() as u32 - 1);
+        }
+        let logits = self.compute(decoder, &ids, &positions, &spans, Some(&last))?;
+        let logits = logits.chunks_exact(logits.len() / last.len()).map(|logits| std::sync::Arc::new(logits.to_vec()));
+        Ok(spans.into_iter().map(|span| span.keys).zip(logits).collect())
+    }
+
     /// Computes the logits after each row's last token.
     pub(super) fn decode(&mut self, decoder: &Decoder, rows: &mut [Row]) -> Result<()> {
         if rows.is_empty() {

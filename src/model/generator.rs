@@ -7,12 +7,10 @@ use super::constraint::Constraint;
 use super::decoder::Decoder;
 use super::error::Result;
 use super::generate::{Cache, Finish, GenerationOptions, GenerationRequest, Row, check};
-use super::ops::attention::Span;
 use super::ops::head::log_sum_exp;
 use super::sample::Sampling;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 /// A prompt, its samples' seeds, and how they are drawn.
 #[derive(Debug, Clone, PartialEq)]
@@ -222,23 +220,11 @@ impl Generator {
             return Ok(());
         }
         self.cache.compact(self.rows.iter_mut().chain(&mut self.waiting));
-        let (mut ids, mut positions, mut spans, mut last) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for id in which {
-            let prompt = &self.asks[id].ask.prompt;
-            let rows = ids.len()..ids.len() + prompt.len();
-            let keys = rows.clone().map(|row| (self.cache.slots + row) as u32).collect();
-            spans.push(Span { queries: rows, keys });
-            ids.extend(prompt);
-            positions.extend(0..prompt.len() as u32);
-            last.push(ids.len() as u32 - 1);
-        }
-        let logits = self.cache.compute(&self.decoder, &ids, &positions, &spans, Some(&last))?;
-        let vocabulary = logits.len() / which.len();
-        for ((id, span), logits) in which.iter().zip(spans).zip(logits.chunks_exact(vocabulary)) {
-            let logits = Arc::new(logits.to_vec());
+        let prompts = which.iter().map(|id| self.asks[id].ask.prompt.as_slice());
+        for (id, (slots, logits)) in which.iter().zip(self.cache.prefill(&self.decoder, prompts)?) {
             let Some(Asked { ask, constraints }) = self.asks.get_mut(id) else { continue };
             for (sample, seed) in ask.seeds.iter().enumerate() {
-                let mut row = Row::new(*id, sample, *seed, span.keys.clone(), logits.clone());
+                let mut row = Row::new(*id, sample, *seed, slots.clone(), logits.clone());
                 row.constraint = constraints.pop();
                 self.waiting.push_back(row);
             }

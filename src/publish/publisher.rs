@@ -10,11 +10,11 @@ use crate::codec::event::{self, EventMessage, Mode, Pointer};
 use crate::config::Kafka;
 use crate::domain::{ModelName, Timestamp, Version};
 use crate::runtime::{Backoff, Failpoint, Shutdown, failpoint};
-use crate::telemetry::Event;
+use crate::telemetry::{Event, KafkaLog};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -280,17 +280,6 @@ fn is_final(error: &KafkaError) -> bool {
     )
 }
 
-/// The end of a partition comes as an error, which librdkafka's default context would log as one.
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", %error, reason);
-    }
-}
-
-impl ConsumerContext for Quiet {}
-
 /// Reads the topic from its beginning to where it ends now. Blocks; call it off the runtime.
 ///
 /// # Errors
@@ -301,7 +290,7 @@ pub fn read_events(kafka: &Kafka, topic: &str, timeout: Duration) -> Result<Vec<
     settings.set("group.id", "pelton-event-reader").set("enable.auto.commit", "false");
     // Markers of transactions are offsets without a message: the end of a partition says when all is read.
     settings.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
-    let consumer: BaseConsumer<Quiet> = settings.create_with_context(Quiet).map_err(PublishError::Client)?;
+    let consumer: BaseConsumer<KafkaLog> = settings.create_with_context(KafkaLog).map_err(PublishError::Client)?;
     let deadline = Instant::now() + timeout;
     let metadata = consumer.fetch_metadata(Some(topic), timeout).map_err(failed)?;
     let partitions: Vec<i32> =

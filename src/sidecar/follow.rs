@@ -4,11 +4,12 @@
 use super::versions::Versions;
 use crate::config::Kafka;
 use crate::runtime::Shutdown;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use crate::telemetry::KafkaLog;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message as _;
-use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -20,20 +21,6 @@ const ASK: Duration = Duration::from_secs(2);
 
 /// The broker's code for a topic that is not there.
 const UNKNOWN_TOPIC: i32 = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART as i32;
-
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, _: RDKafkaLogLevel, _: &str, message: &str) {
-        tracing::debug!(message, "librdkafka");
-    }
-
-    fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
-    }
-}
-
-impl ConsumerContext for Quiet {}
 
 /// Follows the topic on a thread of its own.
 ///
@@ -56,7 +43,7 @@ pub fn follow(
         .set("enable.partition.eof", "true")
         .set("fetch.wait.max.ms", "500")
         .set("reconnect.backoff.max.ms", "2000");
-    let consumer: BaseConsumer<Quiet> = settings.create_with_context(Quiet)?;
+    let consumer: BaseConsumer<KafkaLog> = settings.create_with_context(KafkaLog)?;
     let (assigned, read) = (BTreeSet::new(), BTreeSet::new());
     let follower = Follower { consumer, topic, told, assigned, read };
     let thread = std::thread::Builder::new().name("versions".to_owned());
@@ -92,7 +79,7 @@ pub enum FollowError {
 }
 
 struct Follower {
-    consumer: BaseConsumer<Quiet>,
+    consumer: BaseConsumer<KafkaLog>,
     topic: String,
     told: Told,
     assigned: BTreeSet<i32>,

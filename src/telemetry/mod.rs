@@ -1,10 +1,12 @@
 //! One typed event gives one log line and one metric; nobody else names a metric.
 
 mod event;
+mod kafka_log;
 pub mod metric;
 mod process;
 
 pub use event::{Event, Standing};
+pub use kafka_log::KafkaLog;
 pub use metric::render;
 
 use crate::config::{Format, Telemetry};

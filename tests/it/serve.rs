@@ -1,9 +1,9 @@
 //! Promises of `serve`: OpenAI's API as clients know it, vLLM's adapter routes, and a log of every call.
 
+use crate::support::serve;
 use pelton::model::{Lora, LoraConfig, Model};
-use pelton::serve::{Call, CallLog, Options, Server, router};
+use pelton::serve::{Call, CallLog};
 use serde_json::{Value, json};
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 #[derive(Default)]
@@ -23,20 +23,8 @@ struct Running {
 
 impl Running {
     async fn start() -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sql-tiny");
-        let base = Arc::new(Model::load(&folder, &candle_core::Device::Cpu).unwrap());
-        let calls = Arc::<Calls>::default();
-        let options = Options {
-            model_name: "sql-tiny".to_owned(),
-            tokens_default: 48,
-            tokens_max: 64,
-            batch_rows: 16,
-            queue_max: 64,
-        };
-        let server = Server::new(base.clone(), options, Some(calls.clone() as Arc<dyn CallLog>)).unwrap();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/v1", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, router(server)).await });
+        let (base, calls) = (serve::tiny(), Arc::<Calls>::default());
+        let url = serve::serve(base.clone(), Some(calls.clone() as Arc<dyn CallLog>)).await + "/v1";
         Self { url, calls, base }
     }
 

@@ -18,7 +18,7 @@ const EXCEPTIONS: &[(&str, &[&str])] = &[
 const ROOTS: &[&str] = &["daemon", "cli", "demo"];
 /// Who alone may name a crate.
 const OWNERS: &[(&str, &[&str])] = &[
-    ("rdkafka", &["ingest", "publish", "sidecar", "daemon", "demo"]),
+    ("rdkafka", &["ingest", "publish", "sidecar", "daemon", "demo", "telemetry"]),
     ("deltalake", &["lake"]),
     ("candle_core", &["model", "tao", "evaluate", "serve", "daemon", "demo", "cli"]),
     ("tokenizers", &["model"]),

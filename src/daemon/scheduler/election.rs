@@ -5,34 +5,18 @@
 
 use crate::config::Config;
 use crate::runtime::{Backoff, Shutdown};
+use crate::telemetry::KafkaLog;
 use anyhow::{Context as _, Result};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::{ClientContext, DefaultClientContext};
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// How long one poll waits; so late at most is a change of the seat noticed.
 const POLL: Duration = Duration::from_millis(300);
-
-/// librdkafka's own lines go where the consumer's go.
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(target: "librdkafka", ?level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", %error, reason);
-    }
-}
-
-impl ConsumerContext for Quiet {}
 
 /// Stands for election until the shutdown; the channel says whether this daemon has the seat.
 pub(super) fn stand(config: Arc<Config>, shutdown: Shutdown) -> watch::Receiver<bool> {
@@ -83,7 +67,7 @@ async fn member(config: &Config, seat: &watch::Sender<bool>, shutdown: &Shutdown
 }
 
 fn poll(settings: &ClientConfig, topic: &str, seat: &watch::Sender<bool>, shutdown: &Shutdown) -> Result<()> {
-    let consumer: BaseConsumer<Quiet> = settings.create_with_context(Quiet)?;
+    let consumer: BaseConsumer<KafkaLog> = settings.create_with_context(KafkaLog)?;
     consumer.subscribe(&[topic])?;
     while !shutdown.is_cancelled() {
         // Nothing is ever written there; errors of brokers that are away pass by, and a lost session takes the partition.

@@ -1,13 +1,11 @@
 //! What people tell cycles, and what follows from tries that fail.
 
-use super::rig::Rig;
+use super::rig::{PATIENCE, Rig};
 use crate::support::kafka::{Daemon, until};
 use pelton::domain::{CycleState, Trigger};
 use serde_json::Value;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
-
-const PATIENCE: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_cycle_stops_within_seconds_says_so_and_can_be_tried_again() {
@@ -41,11 +39,7 @@ async fn a_failing_cycle_is_tried_again_then_parked_with_its_error_and_its_log_i
     std::fs::rename(rig.dir.path().join("shop"), rig.dir.path().join("gone")).unwrap();
     let id = rig.cycle(Trigger::Queued, 16).await;
     let mut daemon = Daemon::start(&rig.path);
-    until("it is parked", PATIENCE, async || {
-        daemon.assert_alive(&rig.path);
-        rig.state(&id).await == CycleState::Parked
-    })
-    .await;
+    rig.reaches(&id, CycleState::Parked, &mut daemon).await;
     let events = rig.events(&id).await;
     let failed = |e: &&pelton::domain::CycleEvent| e.state == CycleState::Failed;
     assert_eq!(events.iter().filter(failed).map(|e| e.attempt).collect::<Vec<_>>(), [1, 2]);
@@ -57,9 +51,9 @@ async fn a_failing_cycle_is_tried_again_then_parked_with_its_error_and_its_log_i
     // It blocks nothing: what is asked for next runs. Mended, the parked one ends in a version.
     std::fs::rename(rig.dir.path().join("gone"), rig.dir.path().join("shop")).unwrap();
     let next = rig.cycle(Trigger::Queued, 16).await;
-    until("the next is done", PATIENCE, async || rig.state(&next).await == CycleState::Done).await;
+    rig.reaches(&next, CycleState::Done, &mut daemon).await;
     rig.json(&["cycle", "retry", id.as_str(), "--queue", "--json"]);
-    until("the parked one is done", PATIENCE, async || rig.state(&id).await == CycleState::Done).await;
+    rig.reaches(&id, CycleState::Done, &mut daemon).await;
     assert!(daemon.stop().success());
     assert_eq!(rig.versions().await.len(), 4);
     assert_eq!(rig.announced().await, rig.versions().await);
@@ -70,11 +64,7 @@ async fn a_child_that_takes_too_much_memory_is_ended_and_says_what_to_change() {
     let rig = Rig::new("[cycle]\nmemory_bytes_max = 20000000", "schedule = { retries_max = 0 }").await;
     let id = rig.cycle(Trigger::Queued, 60).await;
     let mut daemon = Daemon::start(&rig.path);
-    until("it is parked", PATIENCE, async || {
-        daemon.assert_alive(&rig.path);
-        rig.state(&id).await == CycleState::Parked
-    })
-    .await;
+    rig.reaches(&id, CycleState::Parked, &mut daemon).await;
     assert!(daemon.stop().success());
     let error = pelton::daemon::cycle::standing(&rig.lake, &id).await.unwrap().error.unwrap();
     for part in ["cycle.memory_bytes_max", "optimize.batch_tokens_max", "may have 19"] {
@@ -89,11 +79,7 @@ launcher = ["sh", "-c", "echo launched for {model}; exec {pelton} cycle resume {
     let rig = Rig::new(launcher, "").await;
     let id = rig.cycle(Trigger::Queued, 16).await;
     let mut daemon = Daemon::start(&rig.path);
-    until("it is done", PATIENCE, async || {
-        daemon.assert_alive(&rig.path);
-        rig.state(&id).await == CycleState::Done
-    })
-    .await;
+    rig.reaches(&id, CycleState::Done, &mut daemon).await;
     assert!(daemon.stop().success());
     let log = rig.pelton(&["cycle", "logs", id.as_str()]);
     assert!(String::from_utf8_lossy(&log.stdout).contains("launched for sql-tiny"), "{log:?}");
@@ -109,11 +95,7 @@ async fn processes_that_never_begin_are_counted_and_parked() {
     let rig = Rig::new(&launcher(1), "schedule = { retries_max = 2, retry_pause_seconds = 1 }").await;
     let id = rig.cycle(Trigger::Queued, 16).await;
     let mut daemon = Daemon::start(&rig.path);
-    until("it is parked", PATIENCE, async || {
-        daemon.assert_alive(&rig.path);
-        rig.state(&id).await == CycleState::Parked
-    })
-    .await;
+    rig.reaches(&id, CycleState::Parked, &mut daemon).await;
     assert!(daemon.stop().success());
     let failed = |e: &&pelton::domain::CycleEvent| e.state == CycleState::Failed;
     assert_eq!(rig.events(&id).await.iter().filter(failed).map(|e| e.attempt).collect::<Vec<_>>(), [1, 2, 3]);
@@ -129,7 +111,7 @@ async fn processes_that_never_begin_are_counted_and_parked() {
         started.exists()
     })
     .await;
-    tokio::time::sleep(std::time::Duration::from_secs(7)).await;
+    tokio::time::sleep(Duration::from_secs(7)).await;
     assert_eq!(std::fs::read_to_string(&started).unwrap().lines().count(), 1, "it is left alone for a while");
     assert!(!rig.state(&id).await.is_end());
     assert!(daemon.stop().success());

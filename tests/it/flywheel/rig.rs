@@ -1,6 +1,6 @@
 //! A lake with a cycle that has its prompts, and the `pelton` that runs it.
 
-use crate::support::kafka::{brokers, unique};
+use crate::support::kafka::{Daemon, brokers, unique, until};
 use crate::support::lake::training_set;
 use pelton::config::{self, Config};
 use pelton::daemon::{self, cycle};
@@ -11,6 +11,10 @@ use pelton::lake::Lake;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+/// How long a cycle may take on a crowded machine.
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A folder with a lake, a shop and a configuration.
 pub struct Rig {
@@ -94,6 +98,15 @@ impl Rig {
         cycle::standing(&self.lake, id).await.unwrap().state
     }
 
+    /// Waits until the cycle is there, while its daemon lives.
+    pub async fn reaches(&self, id: &CycleId, state: CycleState, daemon: &mut Daemon) {
+        until(&format!("{id} is {}", state.as_str()), PATIENCE, async || {
+            daemon.assert_alive(&self.path);
+            self.state(id).await == state
+        })
+        .await;
+    }
+
     /// The state changes of the model's versions, such as `v1 registered`.
     pub async fn versions(&self) -> Vec<String> {
         let all = self.lake.versions(&self.model).await.unwrap();
@@ -104,7 +117,7 @@ impl Rig {
     pub async fn announced(&self) -> Vec<String> {
         let config = self.config();
         let read = move || {
-            let wait = std::time::Duration::from_secs(30);
+            let wait = Duration::from_secs(30);
             pelton::publish::read_events(&config.kafka, &config.publish.topic, wait).unwrap()
         };
         let messages = tokio::task::spawn_blocking(read).await.unwrap();

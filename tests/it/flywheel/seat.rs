@@ -1,12 +1,9 @@
 //! One scheduler among many daemons, and zombies.
 
-use super::rig::Rig;
+use super::rig::{PATIENCE, Rig};
 use crate::support::kafka::{Daemon, until};
 use pelton::daemon::cycle;
 use pelton::domain::{CycleState, Trigger};
-use std::time::Duration;
-
-const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Two daemons of one lake and group; both logs are apart.
 fn two(rig: &Rig) -> [(Daemon, std::path::PathBuf); 2] {
@@ -35,11 +32,7 @@ async fn a_daemon_whose_scheduler_dies_or_sleeps_is_replaced_and_its_cycle_ends_
     until("the cycle runs", PATIENCE, async || rig.state(&id).await >= CycleState::Explore).await;
     daemons[first].0.signal("STOP");
     until("the other has the seat", PATIENCE, async || leads(&daemons[1 - first].1)).await;
-    until("the cycle is done", PATIENCE, async || {
-        daemons[1 - first].0.assert_alive(&rig.path);
-        rig.state(&id).await == CycleState::Done
-    })
-    .await;
+    rig.reaches(&id, CycleState::Done, &mut daemons[1 - first].0).await;
     // The zombie wakes and finds that it has nothing to say.
     daemons[first].0.signal("CONT");
     until("the zombie sees it", PATIENCE, async || !leads(&daemons[first].1)).await;

@@ -1,30 +1,13 @@
 //! The official clients, through the sidecar to `pelton serve`, and directly: they must see the same.
 
 use super::rig::{Rig, Setup};
-use crate::support::python;
-use pelton::model::Model;
-use pelton::serve::{Options, Server, router};
+use crate::support::{python, serve};
 use serde_json::{Value, json};
-use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 
 /// `serve` on the tiny model.
 pub async fn serve() -> String {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sql-tiny");
-    let base = Arc::new(Model::load(&folder, &candle_core::Device::Cpu).unwrap());
-    let options = Options {
-        model_name: "sql-tiny".to_owned(),
-        tokens_default: 48,
-        tokens_max: 64,
-        batch_rows: 16,
-        queue_max: 64,
-    };
-    let server = Server::new(base, options, None).unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, router(server)).await });
-    url
+    serve::serve(serve::tiny(), None).await
 }
 
 async fn seen(see: impl Fn(&str) -> String + Send + Sync + 'static) -> (Value, Value) {

@@ -7,4 +7,5 @@ pub mod lake;
 pub mod parts;
 pub mod python;
 pub mod registry;
+pub mod serve;
 pub mod tables;

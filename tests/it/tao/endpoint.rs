@@ -1,14 +1,11 @@
 //! The client of chat completions: what helps is tried again, what cannot is not, and limits are kept.
 
 use crate::support::chat::{Act, ChatServer};
+use crate::support::serve;
 use pelton::config;
 use pelton::domain::ChatMessage;
-use pelton::model::Model;
-use pelton::serve::{Options, Server, router};
 use pelton::tao::Watch;
 use pelton::tao::endpoint::{Chat, Ending, Endpoint, Error};
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -182,19 +179,7 @@ fn settings_that_cannot_work_say_what_would() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_speaks_with_pelton_serve() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sql-tiny");
-    let base = Arc::new(Model::load(&folder, &candle_core::Device::Cpu).unwrap());
-    let options = Options {
-        model_name: "sql-tiny".to_owned(),
-        tokens_default: 48,
-        tokens_max: 64,
-        batch_rows: 16,
-        queue_max: 64,
-    };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/v1/", listener.local_addr().unwrap());
-    let server = Server::new(base, options, None).unwrap();
-    tokio::spawn(async move { axum::serve(listener, router(server)).await });
+    let url = format!("{}/v1/", serve::serve(serve::tiny(), None).await);
     let mut settings = config::Endpoint::new(url, "sql-tiny");
     let chat = Chat {
         n: 3,
