@@ -3,7 +3,7 @@
 use super::ConfigFile;
 use crate::daemon;
 use crate::lake::{Lake, TableName};
-use crate::query::{self, Format, Limits, Session, Sources, Table, shell};
+use crate::query::{self, Format, Limits, Session, shell};
 use anyhow::{Context as _, Result, bail};
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::PathBuf;
@@ -17,7 +17,10 @@ use std::process::ExitCode;
                         Examples:\n  \
                         pelton sql \"SELECT model, count(*) FROM inference_log GROUP BY model\"\n  \
                         pelton sql --format json \"SELECT * FROM feedback LIMIT 5\" | jq .score\n  \
-                        pelton sql --at-version 12 \"SELECT count(*) FROM inference_log\""
+                        pelton sql --at-version 12 \"SELECT count(*) FROM inference_log\"\n\n\
+                        Beside DataFusion's functions: prompt_hash(messages), token_count(text, 'a configured model'), and for\n\
+                        JSON columns such as request, response and extra ->, ->>, json_get_str, json_get_int, json_length …\n  \
+                        pelton sql \"SELECT request->>'temperature' AS t, count(*) FROM inference_log GROUP BY 1\""
 )]
 pub struct Args {
     /// The query; `-` reads it from standard input
@@ -36,7 +39,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let config = args.config.load()?;
     let lake = daemon::open_lake(&config).await?;
     let versions = args.at_version.iter().map(|v| at_version(&lake, v)).collect::<Result<Vec<_>>>()?;
-    let session = Session::new(sources(&lake, &versions).await?, Limits::default())?;
+    let at = |table| versions.iter().rev().find(|(named, _)| *named == table).map(|(_, version)| *version);
+    let session = Session::new(daemon::sources_at(&config, &lake, at).await?, Limits::default())?;
     let format = Format::parse(&args.format).context("clap let only known formats through")?;
     let query = match args.query.as_deref() {
         Some("-") => stdin()?,
@@ -68,15 +72,6 @@ fn at_version(lake: &Lake, text: &str) -> Result<(TableName, i64)> {
         Ok(version) if version >= 0 => Ok((table, version)),
         _ => bail!("--at-version {text}: `{number}` is no version of {table}; use a number from 0, or TABLE=N"),
     }
-}
-
-async fn sources(lake: &Lake, versions: &[(TableName, i64)]) -> Result<Sources> {
-    let mut tables = Vec::new();
-    for name in lake.tables() {
-        let version = versions.iter().rev().find(|(table, _)| *table == name).map(|(_, version)| *version);
-        tables.push(Table { name: name.to_string(), provider: lake.provider(name, version).await? });
-    }
-    Ok(Sources { tables, stores: vec![lake.object_store()] })
 }
 
 fn stdin() -> Result<String> {

@@ -58,7 +58,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let table_version = lake.version(TableName::InferenceLog).await?;
     let avoid = daemon::avoided(&config, name)?;
     let request = Request { name, window, table_version, since, until, avoid: &avoid };
-    let set = choose(&request, daemon::tables(&lake, Some(table_version)).await?).await?;
+    let at = |table| (table == TableName::InferenceLog).then_some(table_version);
+    let set = choose(&request, daemon::sources_at(&config, &lake, at).await?).await?;
     let preview = Preview::of(&set, window);
     if args.json {
         println!("{:#}", as_json(&preview))

@@ -24,7 +24,7 @@ pub use model::{
     Algorithm, AnswerKind, AnswerScore, Budget, DpoPairs, DpoReference, Endpoint, Explore, FeedbackScore, Gate,
     GroundedScore, JsonSchemaScore, JudgeScore, LengthScore, Lora, Model, Optimize, RefusalScore, RegexScore,
     RepetitionScore, RewardModelScore, Rollback, RollbackCheck, Schedule, Score, Share, Spent, SqlScore, Strategy,
-    StrategyKind, Suite, quiet_minutes,
+    StrategyKind, Suite, WinRate, quiet_minutes,
 };
 pub use sections::{Console, Format, Ingest, Kafka, Lake, Start, Telemetry, Window};
 pub use sidecar::{

@@ -25,17 +25,20 @@ pub mod schedule;
 pub mod scheduler;
 mod shortened;
 pub mod sidecar;
+mod sources;
+
+pub use sources::{sources, sources_at};
 
 use crate::config::Config;
 use crate::domain::Version;
 use crate::ingest::Progress;
 use crate::lake::{Lake, Store, TableName};
-use crate::query::{Sources, Table};
+use crate::query::Sources;
 use crate::runtime::{Backoff, Shutdown};
 use anyhow::{Context as _, Result};
 use object_store::ObjectStore;
 use object_store::path::Path;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -63,32 +66,6 @@ fn lake_settings(config: &Config) -> crate::config::Lake {
 pub fn store_of(lake: &Lake) -> (Arc<dyn ObjectStore>, Path) {
     let (_, store) = lake.object_store();
     (store, Path::from_url_path(lake.url().path()).unwrap_or_default())
-}
-
-/// All tables of a lake for a SQL session: their newest versions, or `inference_log` at the version given.
-///
-/// # Errors
-/// Where a table cannot be read, or has no such version.
-pub async fn tables(lake: &Lake, inference_log: Option<i64>) -> Result<Sources> {
-    let mut tables = Vec::new();
-    for name in lake.tables() {
-        let version = inference_log.filter(|_| name == TableName::InferenceLog);
-        tables.push(Table { name: name.to_string(), provider: lake.provider(name, version).await? });
-    }
-    Ok(Sources { tables, stores: vec![lake.object_store()] })
-}
-
-/// As [`tables`], each table at the version given for its name; others at their newest.
-///
-/// # Errors
-/// Where a table cannot be read, or has no such version.
-pub async fn tables_at(lake: &Lake, versions: &BTreeMap<String, i64>) -> Result<Sources> {
-    let mut tables = Vec::new();
-    for name in lake.tables() {
-        let version = versions.get(name.as_str()).copied();
-        tables.push(Table { name: name.to_string(), provider: lake.provider(name, version).await? });
-    }
-    Ok(Sources { tables, stores: vec![lake.object_store()] })
 }
 
 /// The prompts of evaluation sets that a window has to avoid: its own, and the suites of the gates of models that read it.
@@ -122,10 +99,11 @@ pub async fn check_windows(config: &Config) -> Result<()> {
     let logs = formats::logs(config)?;
     let names: BTreeSet<_> = TableName::ALL.into_iter().chain(logs.tables.iter().copied()).collect();
     let tables: Vec<_> = names.into_iter().map(|name| (name.to_string(), logs.promoted.schema(name))).collect();
+    let declared = Sources { functions: sources::functions(config), ..Sources::declared(&tables) };
     for (name, window) in &config.windows {
-        crate::window::check(name, &window.sql, &tables).await?;
+        crate::window::check(name, &window.sql, declared.clone()).await?;
     }
-    rollback::check(config, &tables).await
+    rollback::check(config, declared).await
 }
 
 /// Runs the daemon until the shutdown, and drains it.

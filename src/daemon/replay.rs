@@ -59,7 +59,8 @@ pub struct Replayed {
 pub async fn replay(config: &Config, lake: &Lake, selection: &Selection) -> Result<Replayed> {
     let name = TableName::DeadLetter;
     let table = Table { name: name.to_string(), provider: lake.provider(name, None).await? };
-    let session = Session::new(Sources { tables: vec![table], stores: vec![lake.object_store()] }, Limits::default())?;
+    let session =
+        Session::new(Sources { stores: vec![lake.object_store()], ..Sources::from(vec![table]) }, Limits::default())?;
     let limit = selection.limit.map_or_else(String::new, |limit| format!(" LIMIT {limit}"));
     let sql = format!(
         "SELECT {DEAD_LETTER_COLUMNS} FROM dead_letter WHERE ({}) ORDER BY ingest_time, kafka_topic, kafka_partition, \

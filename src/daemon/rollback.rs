@@ -9,15 +9,14 @@ use crate::domain::{ChatMessage, ModelName, Timestamp, Version, VersionRef};
 use crate::evaluate::live::{Side, chance_of_fall, error_of_look};
 use crate::lake::{Fence, Lake};
 use crate::publish::transition;
-use crate::query::{Limits, Session, Table, messages_from_json};
+use crate::query::{Limits, Session, Sources, messages_from_json};
 use crate::runtime::{Shutdown, now};
 use crate::tao::Watch;
 use crate::tao::score::{Case, Composition};
 use anyhow::{Context as _, Result, bail};
 use arrow::array::{Array as _, AsArray as _};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type, SchemaRef, TimeUnit, TimestampMicrosecondType};
-use datafusion::datasource::empty::EmptyTable;
+use arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMicrosecondType};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -84,7 +83,7 @@ async fn look(
     let chance_max = error_of_look(1.0 - settings.confidence, look);
     let mut figures = Vec::new();
     for (check, of) in &settings.checks {
-        figures.push((check.as_str(), by_sql(lake, name, settings, &watched, &of.sql).await, of.fall_min));
+        figures.push((check.as_str(), by_sql((config, lake), name, settings, &watched, &of.sql).await, of.fall_min));
     }
     if settings.score_sample > 0 {
         let sides = by_score(config, lake, (name, model, settings), &watched, shutdown).await;
@@ -178,13 +177,13 @@ impl<'a> Sides<'a> {
 }
 
 async fn by_sql(
-    lake: &Lake,
+    (config, lake): (&Config, &Lake),
     model: &ModelName,
     settings: &Rollback,
     watched: &Watched,
     sql: &str,
 ) -> Result<(Side, Side)> {
-    let session = Session::new(super::tables(lake, None).await?, Limits::default())?;
+    let session = Session::new(super::sources(config, lake).await?, Limits::default())?;
     let mut sides = Sides::of(model, watched);
     for batch in session.query_with(sql, &times(settings, watched)).await?.collect().await? {
         let column = |name: &str, kind: &DataType| {
@@ -215,7 +214,7 @@ async fn by_score(
     watched: &Watched,
     shutdown: &Shutdown,
 ) -> Result<(Side, Side)> {
-    let session = Session::new(super::tables(lake, None).await?, Limits::default())?;
+    let session = Session::new(super::sources(config, lake).await?, Limits::default())?;
     let names = Sides::of(name, watched);
     let [(_, since), (_, until)] = times(settings, watched);
     let mut both = Vec::new();
@@ -271,19 +270,15 @@ fn judge(config: &Config, score: &Score, both: &[Answers], stop: &AtomicBool) ->
     Ok((sides[0], sides[1]))
 }
 
-/// Plans every check's SQL on the tables as they are declared, without any I/O.
+/// Plans every check's SQL on tables without rows ([`Sources::declared`]).
 ///
 /// # Errors
 /// The first check whose SQL does not fit, or lacks a column.
-pub(super) async fn check(config: &Config, tables: &[(String, SchemaRef)]) -> Result<()> {
+pub(super) async fn check(config: &Config, declared: Sources) -> Result<()> {
     for (model, settings) in config.models.iter().filter_map(|(name, m)| Some((name, m.rollback.as_ref()?))) {
         for (check, of) in &settings.checks {
             let at = || format!("models.{model}.rollback.checks.{check}.sql");
-            let empty = tables.iter().map(|(name, schema)| Table {
-                name: name.clone(),
-                provider: Arc::new(EmptyTable::new(Arc::clone(schema))),
-            });
-            let session = Session::new(empty.collect::<Vec<_>>(), Limits::default())?;
+            let session = Session::new(declared.clone(), Limits::default())?;
             let times = [("since", Timestamp::EPOCH), ("until", Timestamp::EPOCH)];
             let schema = session.check(&of.sql, &times).await.with_context(at)?;
             if let Some(lacks) = COLUMNS.iter().find(|name| schema.column_with_name(name).is_none()) {

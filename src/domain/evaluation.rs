@@ -22,6 +22,8 @@ pub struct Comparison {
     pub prompt: PromptHash,
     /// Its last user turn.
     pub question: String,
+    /// The slice of the traffic that it belongs to: the window's `stratum`, where it has one.
+    pub slice: Option<String>,
     /// The answer of the version that serves now (the base, if none was promoted).
     pub champion: Answer,
     /// The answer of the version that was just tuned.
@@ -85,7 +87,17 @@ pub struct Guards {
     /// Prompts answered better and worse, where every reward is 0 or 1, and the probability of a split as uneven by chance.
     pub signs: Option<Signs>,
     /// What became of each pinned suite.
-    pub suites: Vec<SuiteGain>,
+    pub suites: Vec<PartGain>,
+    /// What became of each slice of the holdout, where the window has strata.
+    pub slices: Vec<PartGain>,
+    /// Tokens an answer.
+    pub tokens: Sides,
+    /// The share of answers that refuse, or are empty; where it was measured.
+    pub refusals: Option<Sides>,
+    /// Holdout prompts that one side has no verdict on, and that are not compared.
+    pub unjudged: usize,
+    /// How often a judge who sees both answers prefers the challenger's, where one is asked.
+    pub wins: Option<Wins>,
     /// The how manyth comparison since the last promotion this is, from 1; 0 where nobody counted.
     pub comparison: u32,
     /// What a person should look at, each as a sentence with its figures.
@@ -103,9 +115,18 @@ pub struct Signs {
     pub chance: f64,
 }
 
-/// What became of a pinned suite.
+/// What a judge who sees both answers prefers, each pair asked in both orders.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Wins {
+    /// Prompts with a verdict in both orders, or with equal answers.
+    pub prompts: usize,
+    /// The share that the challenger wins, with its interval; a tie, and a change of mind with the order, are half a win.
+    pub share: Interval,
+}
+
+/// What became of a pinned suite, or of a slice of the holdout.
 #[derive(Debug, Clone, PartialEq)]
-pub struct SuiteGain {
+pub struct PartGain {
     /// Its name.
     pub name: String,
     /// Prompts that both sides have a score on.
@@ -114,8 +135,10 @@ pub struct SuiteGain {
     pub reward: Sides,
     /// The gain with its interval.
     pub gain: Interval,
-    /// By how much the mean may fall.
-    pub regression_max: f64,
+    /// The mean reward of the base without any adapter, where another serves and it was measured.
+    pub base: Option<f64>,
+    /// By how much the mean may fall, where that is bounded.
+    pub regression_max: Option<f64>,
 }
 
 /// What the evaluation found.

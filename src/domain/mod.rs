@@ -16,7 +16,7 @@ mod version;
 
 pub use candidate::{Candidate, Component, Finish};
 pub use cycle::{CycleEvent, CycleState, Trigger};
-pub use evaluation::{Answer, Comparison, EvalReport, Guards, Interval, Sides, Signs, SuiteGain, Verdict};
+pub use evaluation::{Answer, Comparison, EvalReport, Guards, Interval, PartGain, Sides, Signs, Verdict, Wins};
 pub use generation::{generation, losses, topic_id};
 pub use hash::PromptHash;
 pub use ids::{CycleId, IdError, LogName, ModelName, VersionNumber, VersionRef, WindowName};

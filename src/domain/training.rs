@@ -106,4 +106,6 @@ pub struct TrainingSet {
     pub left_out: Vec<LeftOut>,
     /// Why each prompt was taken; written to the table, and not read back.
     pub reasons: BTreeMap<PromptHash, String>,
+    /// The stratum of each prompt that has one.
+    pub strata: BTreeMap<PromptHash, String>,
 }

@@ -2,7 +2,7 @@
 
 use super::interval_text;
 use crate::config;
-use crate::domain::{EvalReport, Signs, SuiteGain};
+use crate::domain::{EvalReport, PartGain, Signs};
 
 /// One condition of the gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,9 +19,17 @@ pub struct Condition {
 #[must_use]
 pub fn conditions(report: &EvalReport, gate: &config::Gate) -> Vec<Condition> {
     let always = [enough_prompts(report, gate), enough_changes(report), sure_gain(report, gate)];
-    let guards = like_before(report, gate).into_iter().chain(near_base(report, gate));
+    let guards = [
+        like_before(report, gate),
+        as_quick(report, gate),
+        as_willing(report, gate),
+        near_base(report, gate),
+        preferred(report, gate),
+    ];
+    let guards = guards.into_iter().flatten();
     always
         .into_iter()
+        .chain(judged(report, gate))
         .chain(uneven(report))
         .chain(guards)
         .chain(report.guards.suites.iter().map(no_regression))
@@ -43,15 +51,16 @@ fn uneven(report: &EvalReport) -> Option<Condition> {
     Some(Condition { name: "signs", held, text })
 }
 
-fn no_regression(suite: &SuiteGain) -> Condition {
-    let held = suite.prompts > 0 && suite.gain.mean >= -suite.regression_max;
+fn no_regression(suite: &PartGain) -> Condition {
+    let most = suite.regression_max.unwrap_or_default();
+    let held = suite.prompts > 0 && suite.gain.mean >= -most;
     let relation = if held { "not below" } else { "below" };
     let text = format!(
         "the gain on the suite `{}`, {} on {} prompts, is {relation} {:+.3}",
         suite.name,
         interval_text(suite.gain),
         suite.prompts,
-        -suite.regression_max
+        -most
     );
     Condition { name: "suite", held, text }
 }
@@ -66,6 +75,68 @@ fn like_before(report: &EvalReport, gate: &config::Gate) -> Option<Condition> {
         words.champion, words.challenger
     );
     Some(Condition { name: "length", held, text })
+}
+
+/// All adapters of a base take the same time a token, so that an answer takes the longer the more tokens it has.
+fn as_quick(report: &EvalReport, gate: &config::Gate) -> Option<Condition> {
+    let most = gate.latency_ratio_max?;
+    let tokens = report.guards.tokens;
+    let held = tokens.challenger <= tokens.champion * most;
+    let relation = if held { "at most" } else { "more than" };
+    let text = format!(
+        "an answer takes {:.1} tokens instead of {:.1}, {relation} {most} times as long",
+        tokens.challenger, tokens.champion
+    );
+    Some(Condition { name: "latency", held, text })
+}
+
+fn as_willing(report: &EvalReport, gate: &config::Gate) -> Option<Condition> {
+    let most = gate.refusal_rise_max?;
+    let (held, measured) = match report.guards.refusals {
+        Some(shares) => (
+            shares.challenger - shares.champion <= most,
+            format!("{:.1} % instead of {:.1} %", shares.challenger * 100.0, shares.champion * 100.0),
+        ),
+        None => (false, "not measured".to_owned()),
+    };
+    let relation = if held { "at most" } else { "more than" };
+    let text = format!(
+        "the share of answers that refuse or are empty, {measured}, rose by {relation} {} points",
+        percent(most)
+    );
+    Some(Condition { name: "refusals", held, text })
+}
+
+fn preferred(report: &EvalReport, gate: &config::Gate) -> Option<Condition> {
+    let least = gate.win_rate.as_ref()?.share_min?;
+    let (held, measured) = match report.guards.wins {
+        Some(wins) => (
+            wins.prompts > 0 && wins.share.low > least,
+            format!(
+                "{:.3} [{:.3}, {:.3}] of {} prompts",
+                wins.share.mean, wins.share.low, wins.share.high, wins.prompts
+            ),
+        ),
+        None => (false, "not measured".to_owned()),
+    };
+    let relation = if held { "above" } else { "not above" };
+    let text =
+        format!("a judge who sees both answers prefers the challenger's: {measured}, its lower end {relation} {least}");
+    Some(Condition { name: "win_rate", held, text })
+}
+
+/// Answers that the scorers can say nothing of are no better for it: left out, they would flatter who gives more of them.
+fn judged(report: &EvalReport, gate: &config::Gate) -> Option<Condition> {
+    let (unjudged, all) = (report.guards.unjudged, report.prompts + report.guards.unjudged);
+    if unjudged == 0 {
+        return None;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "prompts are counted in thousands")]
+    let held = unjudged as f64 <= gate.unjudged_share_max * all as f64;
+    let relation = if held { "at most" } else { "more than" };
+    let most = percent(gate.unjudged_share_max);
+    let text = format!("{unjudged} of {all} prompts have no verdict on one of the answers, {relation} {most} %");
+    Some(Condition { name: "judged", held, text })
 }
 
 fn near_base(report: &EvalReport, gate: &config::Gate) -> Option<Condition> {

@@ -3,7 +3,7 @@
 
 use super::{interval_text, mean, paired_interval};
 use crate::config;
-use crate::domain::{Answer, Comparison, Guards, Interval, Sides, Signs, SuiteGain};
+use crate::domain::{Answer, Comparison, Guards, Interval, PartGain, Sides, Signs, Wins};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Answers this many times as long, or as short, are worth a look.
@@ -30,8 +30,16 @@ pub struct Watched {
     pub base_reward: Option<f64>,
     /// Champion's and challenger's rewards on each pinned suite, by its name.
     pub suites: BTreeMap<String, Vec<(f64, f64)>>,
+    /// The base's mean reward on each pinned suite, where another serves.
+    pub suites_base: BTreeMap<String, f64>,
     /// The how manyth comparison since the last promotion this is, from 1; 0 where nobody counts.
     pub comparison: u32,
+    /// The shares of answers that refuse.
+    pub refusals: Option<Sides>,
+    /// Prompts that one side has no verdict on.
+    pub unjudged: usize,
+    /// Of each prompt, what a judge who sees both answers gives the challenger's: 1, 0, or a half; nothing without a verdict.
+    pub wins: Option<Vec<Option<f64>>>,
 }
 
 pub(super) fn guards(
@@ -59,6 +67,11 @@ pub(super) fn guards(
         base_reward: watched.base_reward,
         signs: signs(comparisons),
         suites: suites(watched, gate, seed),
+        slices: slices(comparisons, gate, seed),
+        tokens: both(&|answers| mean(answers.iter().map(|a| f64::from(a.tokens)))),
+        refusals: watched.refusals,
+        unjudged: watched.unjudged,
+        wins: wins(watched, gate, seed),
         comparison: watched.comparison,
         warnings: Vec::new(),
     };
@@ -91,19 +104,44 @@ fn two_sided(a: usize, b: usize) -> f64 {
     (2.0 * tail).min(1.0)
 }
 
-fn suites(watched: &Watched, gate: &config::Gate, seed: u64) -> Vec<SuiteGain> {
-    let one = |(name, pairs): (&String, &Vec<(f64, f64)>)| {
-        let gains: Vec<f64> = pairs.iter().map(|(before, after)| after - before).collect();
-        let side = |of: fn(&(f64, f64)) -> f64| mean(pairs.iter().map(of));
-        SuiteGain {
-            name: name.clone(),
-            prompts: pairs.len(),
-            reward: Sides { champion: side(|p| p.0), challenger: side(|p| p.1) },
-            gain: paired_interval(&gains, gate.resamples, gate.confidence, seed),
-            regression_max: gate.suites.get(name).map_or(0.0, |suite| suite.regression_max),
-        }
+fn suites(watched: &Watched, gate: &config::Gate, seed: u64) -> Vec<PartGain> {
+    let base = |name: &String| watched.suites_base.get(name).copied();
+    let bound = |name: &String| Some(gate.suites.get(name).map_or(0.0, |suite| suite.regression_max));
+    let one = |(name, pairs): (&String, &Vec<(f64, f64)>)| PartGain {
+        base: base(name),
+        regression_max: bound(name),
+        ..part(name, pairs, gate, seed)
     };
     watched.suites.iter().map(one).collect()
+}
+
+fn slices(comparisons: &[Comparison], gate: &config::Gate, seed: u64) -> Vec<PartGain> {
+    let mut pairs: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
+    for c in comparisons {
+        if let Some(slice) = &c.slice {
+            pairs.entry(slice).or_default().push((c.champion.reward, c.challenger.reward));
+        }
+    }
+    pairs.iter().map(|(name, pairs)| part(name, pairs, gate, seed)).collect()
+}
+
+fn part(name: &str, pairs: &[(f64, f64)], gate: &config::Gate, seed: u64) -> PartGain {
+    let gains: Vec<f64> = pairs.iter().map(|(before, after)| after - before).collect();
+    let side = |of: fn(&(f64, f64)) -> f64| mean(pairs.iter().map(of));
+    PartGain {
+        name: name.to_owned(),
+        prompts: pairs.len(),
+        reward: Sides { champion: side(|p| p.0), challenger: side(|p| p.1) },
+        gain: paired_interval(&gains, gate.resamples, gate.confidence, seed),
+        base: None,
+        regression_max: None,
+    }
+}
+
+/// The share of prompts that the challenger's answer wins.
+fn wins(watched: &Watched, gate: &config::Gate, seed: u64) -> Option<Wins> {
+    let won: Vec<f64> = watched.wins.as_ref()?.iter().flatten().copied().collect();
+    Some(Wins { prompts: won.len(), share: paired_interval(&won, gate.resamples, gate.confidence, seed) })
 }
 
 fn warnings(guards: &Guards, gain: Interval) -> Vec<String> {
@@ -120,6 +158,11 @@ fn warnings(guards: &Guards, gain: Interval) -> Vec<String> {
     };
     rises("the share of prompts that one and the same answer was given to", guards.constant_share);
     rises("the share of an answer that repeats itself", guards.repetition);
+    rises("the share of answers that refuse or are empty", guards.refusals.unwrap_or_default());
+    for slice in guards.slices.iter().filter(|slice| slice.gain.high < 0.0) {
+        let (name, prompts, gain) = (&slice.name, slice.prompts, interval_text(slice.gain));
+        warnings.push(format!("the slice `{name}` is answered worse: {gain} on {prompts} prompts"));
+    }
     if let Some(kl) = guards.kl_to_base.filter(|kl| *kl > KL) {
         warnings.push(format!("the challenger is {kl:.2} nats a token away from the base"));
     }

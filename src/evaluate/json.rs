@@ -2,7 +2,7 @@
 
 use super::gate::{Condition, conditions};
 use crate::config;
-use crate::domain::{EvalReport, Guards, Interval, Sides, Signs, SuiteGain, Verdict};
+use crate::domain::{EvalReport, Guards, Interval, PartGain, Sides, Signs, Verdict, Wins};
 use serde_json::{Map, Value, json};
 
 /// The report with the gate's conditions.
@@ -80,25 +80,31 @@ fn guards(guards: &Guards) -> Value {
         "training_reward": guards.training_reward.map(|(first, last)| json!([first, last])),
         "base_reward": guards.base_reward,
         "signs": guards.signs.map(|s| json!({"gains": s.gains, "losses": s.losses, "chance": s.chance})),
-        "suites": guards.suites.iter().map(suite).collect::<Vec<_>>(),
+        "suites": guards.suites.iter().map(part).collect::<Vec<_>>(),
+        "slices": guards.slices.iter().map(part).collect::<Vec<_>>(),
+        "tokens": sides(guards.tokens),
+        "refusals": guards.refusals.map(sides),
+        "unjudged": guards.unjudged,
+        "wins": guards.wins.map(|w| json!({"prompts": w.prompts, "share": interval(w.share)})),
         "comparison": guards.comparison,
         "warnings": guards.warnings,
     })
 }
 
-fn suite(suite: &SuiteGain) -> Value {
-    json!({"name": suite.name, "prompts": suite.prompts, "champion": suite.reward.champion,
-           "challenger": suite.reward.challenger, "gain": interval(suite.gain), "regression_max": suite.regression_max})
+fn part(part: &PartGain) -> Value {
+    json!({"name": part.name, "prompts": part.prompts, "champion": part.reward.champion,
+           "challenger": part.reward.challenger, "gain": interval(part.gain), "base": part.base, "regression_max": part.regression_max})
 }
 
-fn read_suite(value: &Value) -> Option<SuiteGain> {
+fn read_part(value: &Value) -> Option<PartGain> {
     let number = |name: &str| value[name].as_f64();
-    Some(SuiteGain {
+    Some(PartGain {
         name: value["name"].as_str()?.to_owned(),
         prompts: usize::try_from(value["prompts"].as_u64()?).ok()?,
         reward: Sides { champion: number("champion")?, challenger: number("challenger")? },
         gain: read_interval(&value["gain"])?,
-        regression_max: number("regression_max")?,
+        base: number("base"),
+        regression_max: number("regression_max"),
     })
 }
 
@@ -107,12 +113,17 @@ fn read_signs(value: &Value) -> Option<Signs> {
     Some(Signs { gains: count("gains")?, losses: count("losses")?, chance: value["chance"].as_f64()? })
 }
 
+fn read_wins(value: &Value) -> Option<Wins> {
+    Some(Wins { prompts: usize::try_from(value["prompts"].as_u64()?).ok()?, share: read_interval(&value["share"])? })
+}
+
 /// What older reports lack is taken as not measured.
 fn read_guards(value: &Value) -> Guards {
     let sides = |name: &str| {
         let side = |which: &str| value[name][which].as_f64().unwrap_or_default();
         Sides { champion: side("champion"), challenger: side("challenger") }
     };
+    let parts = |name: &str| value[name].as_array().into_iter().flatten().filter_map(read_part).collect();
     let ends = &value["training_reward"];
     let texts = value["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
     Guards {
@@ -124,7 +135,12 @@ fn read_guards(value: &Value) -> Guards {
         training_reward: ends[0].as_f64().zip(ends[1].as_f64()),
         base_reward: value["base_reward"].as_f64(),
         signs: read_signs(&value["signs"]),
-        suites: value["suites"].as_array().into_iter().flatten().filter_map(read_suite).collect(),
+        suites: parts("suites"),
+        slices: parts("slices"),
+        tokens: sides("tokens"),
+        refusals: value["refusals"].is_object().then(|| sides("refusals")),
+        unjudged: value["unjudged"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or_default(),
+        wins: read_wins(&value["wins"]),
         comparison: value["comparison"].as_u64().and_then(|k| u32::try_from(k).ok()).unwrap_or_default(),
         warnings: texts.map(str::to_owned).collect(),
     }

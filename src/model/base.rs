@@ -148,6 +148,31 @@ impl Model {
     }
 }
 
+/// A model's tokenizer without its weights, to count by.
+#[derive(Debug)]
+pub struct TokenCounter(Tokenizer);
+
+impl TokenCounter {
+    /// Reads the tokenizer of what [`Model::load`] reads.
+    ///
+    /// # Errors
+    /// As [`Model::load`]'s for a tokenizer, and for a GGUF file's metadata.
+    pub fn load(base: &Path) -> Result<Self> {
+        match gguf_file(base) {
+            Some(file) if !base.join(TOKENIZER).is_file() => gguf::read_tokenizer(&file).map(Self),
+            _ => read_tokenizer(base).map(Self),
+        }
+    }
+
+    /// How many tokens [`Model::encode`] gives for a text.
+    ///
+    /// # Errors
+    /// Why the tokenizer could not read it.
+    pub fn count(&self, text: &str) -> std::result::Result<usize, String> {
+        self.0.encode_fast(text, false).map(|encoding| encoding.len()).map_err(|e| e.to_string())
+    }
+}
+
 const TOKENIZER: &str = "tokenizer.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 

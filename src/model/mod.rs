@@ -31,7 +31,7 @@ mod peft;
 mod sample;
 mod weights;
 
-pub use base::Model;
+pub use base::{Model, TokenCounter};
 pub use batch::PromptGroup;
 pub use chat::{ChatMessage, ChatTemplate};
 pub use classifier::Classifier;

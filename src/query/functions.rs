@@ -1,14 +1,15 @@
 //! SQL functions for logs, beside DataFusion's own.
 //!
-//! `prompt_hash(messages)` is the identity of a prompt, the same 32 digits that the tables store.
+//! `prompt_hash(messages)` is the identity of a prompt, the same 32 digits that the tables store. `token_count(text, model)` is how
+//! many tokens a configured model reads a text as. Those for JSON (`json_get_str`, `->>` …) are datafusion-functions-json's.
 
 use crate::domain::{ChatMessage, PromptHash};
-use datafusion::arrow::array::{Array, AsArray, StringBuilder};
+use datafusion::arrow::array::{Array, AsArray, Int64Array, StringBuilder};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::Result;
+use datafusion::common::{DataFusionError, Result};
 use datafusion::logical_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility,
+    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility, create_udf,
 };
 use serde_json::Value;
 use std::sync::Arc;
@@ -16,6 +17,24 @@ use std::sync::Arc;
 /// All functions that a session adds.
 pub(super) fn all() -> Vec<ScalarUDF> {
     vec![ScalarUDF::new_from_impl(PromptHashFunction::new())]
+}
+
+/// `token_count(text, model)`, which asks `count` for each text and the name beside it; null where either is.
+#[must_use]
+pub fn token_count(count: impl Fn(&str, &str) -> Result<usize, String> + Send + Sync + 'static) -> ScalarUDF {
+    let invoke = move |arguments: &[ColumnarValue]| {
+        let arrays = ColumnarValue::values_to_arrays(arguments)?;
+        let (texts, models) = (arrays[0].as_string::<i32>(), arrays[1].as_string::<i32>());
+        let each = texts.iter().zip(models).map(|pair| match pair {
+            (Some(text), Some(model)) => count(text, model)
+                .map(|tokens| i64::try_from(tokens).ok())
+                .map_err(|why| DataFusionError::Execution(format!("token_count: {why}"))),
+            _ => Ok(None),
+        });
+        Ok(ColumnarValue::Array(Arc::new(each.collect::<Result<Int64Array>>()?)))
+    };
+    let text = || DataType::Utf8;
+    create_udf("token_count", vec![text(), text()], DataType::Int64, Volatility::Stable, Arc::new(invoke))
 }
 
 /// Reads messages from JSON: an array of objects with a `role` and a `content`, which may be a text, null, or an array

@@ -17,6 +17,6 @@ mod yielding;
 
 pub use error::Error;
 pub use format::{Format, printable, write};
-pub use functions::messages_from_json;
+pub use functions::{messages_from_json, token_count};
 pub use near::near_matches;
 pub use session::{Answer, Limits, Session, Sources, Table};

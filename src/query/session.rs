@@ -9,11 +9,12 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::common::{DataFusionError, ParamValues, ScalarValue, TableReference};
+use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::object_store::{DefaultObjectStoreRegistry, ObjectStoreRegistry};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{LogicalPlan, ScalarUDF};
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
 use futures::stream::BoxStream;
@@ -44,12 +45,26 @@ pub struct Sources {
     pub tables: Vec<Table>,
     /// Each store with the root of the URLs that it serves. SQL cannot name a URL: only a table's own scan gets there.
     pub stores: Vec<(Url, Arc<dyn ObjectStore>)>,
+    /// Functions beside those that every session has.
+    pub functions: Vec<ScalarUDF>,
+}
+
+impl Sources {
+    /// Tables that have columns and no rows: what SQL is checked on.
+    #[must_use]
+    pub fn declared(tables: &[(String, SchemaRef)]) -> Self {
+        let empty = |(name, schema): &(String, SchemaRef)| Table {
+            name: name.clone(),
+            provider: Arc::new(EmptyTable::new(Arc::clone(schema))),
+        };
+        tables.iter().map(empty).collect::<Vec<_>>().into()
+    }
 }
 
 impl From<Vec<Table>> for Sources {
     /// Tables that bring their rows with them.
     fn from(tables: Vec<Table>) -> Self {
-        Self { tables, stores: Vec::new() }
+        Self { tables, ..Self::default() }
     }
 }
 
@@ -112,7 +127,7 @@ impl Session {
     /// # Errors
     /// [`Error::Failed`] where DataFusion refuses the limits or two tables share a name.
     pub fn new(sources: impl Into<Sources>, limits: Limits) -> Result<Self, Error> {
-        let Sources { tables, stores: own } = sources.into();
+        let Sources { tables, stores: own, functions: added } = sources.into();
         let config = SessionConfig::new().with_information_schema(true).with_target_partitions(limits.threads.max(1));
         // The default registry resolves file:// paths. What the tables need is registered instead, and nothing else.
         let stores = DefaultObjectStoreRegistry::new();
@@ -134,8 +149,9 @@ impl Session {
             .with_default_features()
             .with_physical_optimizer_rule(Arc::new(YieldingJoins))
             .build();
-        let context = SessionContext::new_with_state(state);
-        for function in functions::all() {
+        let mut context = SessionContext::new_with_state(state);
+        datafusion_functions_json::register_all(&mut context).map_err(|e| fail(&e))?;
+        for function in functions::all().into_iter().chain(added) {
             context.register_udf(function);
         }
         let mut known = Vec::with_capacity(tables.len());

@@ -5,12 +5,9 @@ use super::rows::{self, Candidate};
 use super::thin::{self, Chosen};
 use crate::config;
 use crate::domain::{Exclusion, LeftOut, Prompt, PromptHash, Split, Timestamp, TrainingSet, WindowName};
-use crate::query::{self, Limits, Session, Sources, Table};
-use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::datasource::empty::EmptyTable;
+use crate::query::{self, Limits, Session, Sources};
 use futures::StreamExt;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// What the split is a hash of, beside the prompt. It never changes: another salt would move prompts that were trained
 /// on into the holdout.
@@ -35,17 +32,13 @@ pub struct Request<'a> {
     pub avoid: &'a [String],
 }
 
-/// Checks a window's SQL against the tables' schemas, without reading a row or a file.
+/// Checks a window's SQL on tables without rows ([`Sources::declared`]).
 ///
 /// # Errors
 /// What is wrong with the SQL, with near matches for an unknown table or column, or the column that its answer lacks.
-pub async fn check(name: &WindowName, sql: &str, tables: &[(String, SchemaRef)]) -> Result<(), Error> {
-    let empty = |(name, schema): &(String, SchemaRef)| Table {
-        name: name.clone(),
-        provider: Arc::new(EmptyTable::new(Arc::clone(schema))),
-    };
+pub async fn check(name: &WindowName, sql: &str, declared: Sources) -> Result<(), Error> {
     let failed = |source| sql_error(name, source);
-    let session = Session::new(tables.iter().map(empty).collect::<Vec<_>>(), limits()).map_err(failed)?;
+    let session = Session::new(declared, limits()).map_err(failed)?;
     let schema = session.check(sql, &parameters(Timestamp::EPOCH, Timestamp::EPOCH)).await.map_err(failed)?;
     rows::check_schema(name, &schema)
 }
@@ -64,6 +57,7 @@ pub async fn choose(request: &Request<'_>, sources: impl Into<Sources>) -> Resul
     let mut chosen = thin::thin(kept, request, &mut left_out);
     chosen.sort_by(|a, b| order(&a.prompt).cmp(&order(&b.prompt)));
     let reasons = chosen.iter().map(|c| (c.prompt.hash, c.reason())).collect();
+    let strata = chosen.iter().filter_map(|c| Some((c.prompt.hash, c.about.stratum.clone()?))).collect();
     let kept: Vec<Prompt> = chosen.into_iter().map(|c| c.prompt).collect();
     left_out.sort_by(|a, b| (&a.why, &a.request_id).cmp(&(&b.why, &b.request_id)));
     let share = request.window.holdout_share;
@@ -78,6 +72,7 @@ pub async fn choose(request: &Request<'_>, sources: impl Into<Sources>) -> Resul
         holdout,
         left_out,
         reasons,
+        strata,
     })
 }
 

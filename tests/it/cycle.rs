@@ -111,6 +111,7 @@ async fn a_cycle_starts_by_itself_survives_its_daemon_and_ends_in_a_version_and_
     assert_eq!((calibration["samples"].as_u64(), calibration["chosen"].as_str()), (Some(0), Some("uncalibrated")));
     let guards = &manifest.evaluation["guards"];
     assert!(guards["training_gain"]["mean"].is_number() && guards["kl_to_base"].as_f64().unwrap() >= 0.0, "{guards}");
+    assert!(guards["refusals"]["champion"].is_number() && guards["tokens"]["challenger"].is_number(), "{guards}");
     assert!(registry.files(&stored[0].reference).await.unwrap().iter().any(|(n, _)| n == "adapter_model.safetensors"));
 
     let kafka = config.kafka.clone();

@@ -1,7 +1,7 @@
 //! Evaluation: the interval is right, the gate is not fooled by chance, and the page is safe to open.
 
 use pelton::config::Gate;
-use pelton::domain::{Answer, Comparison, EvalReport, Interval, PromptHash, Verdict};
+use pelton::domain::{Answer, Comparison, EvalReport, Interval, PromptHash, Sides, Verdict};
 use pelton::evaluate::page::{Curve, Page, render};
 use pelton::evaluate::{
     Watched, conditions, evaluate, evaluate_watched, paired_interval, report_from_json, report_to_json,
@@ -22,6 +22,7 @@ fn comparison(i: usize, champion: f64, challenger: f64) -> Comparison {
     Comparison {
         prompt: PromptHash::of_canonical(&i.to_string()),
         question: format!("question {i}"),
+        slice: None,
         champion: answer("before", champion, Some(champion > 0.5)),
         challenger: answer("after", challenger, Some(challenger > 0.5)),
     }
@@ -272,4 +273,68 @@ fn each_comparison_since_the_last_promotion_has_to_be_surer() {
     let plain = Gate { multiple_testing: false, ..gate() };
     let twelfth = evaluate_watched(&clear(), &Watched { comparison: 12, ..Watched::default() }, &plain, 1);
     assert!(twelfth.verdict.is_promote());
+}
+
+#[test]
+fn each_guard_that_is_asked_for_refuses_a_clear_gain() {
+    let long = |mut c: Comparison| {
+        c.challenger.tokens = 30;
+        c
+    };
+    let slow: Vec<Comparison> = clear().into_iter().map(long).collect();
+    let refused = |comparisons: &[Comparison], watched: &Watched, gate: &Gate| {
+        let report = evaluate_watched(comparisons, watched, gate, 1);
+        assert_eq!(report_from_json(&report_to_json(&report, gate)).as_ref(), Some(&report));
+        let page = page_of(comparisons, &report, "");
+        assert!(!page.contains("NaN"));
+        let held = |name: &str| conditions(&report, gate).iter().find(|c| c.name == name).map(|c| c.held);
+        (report.verdict.is_promote(), ["latency", "refusals", "judged", "win_rate"].map(held))
+    };
+    let none = Watched::default();
+    let quick = Gate { latency_ratio_max: Some(2.0), ..gate() };
+    assert_eq!(refused(&clear(), &none, &quick), (true, [Some(true), None, None, None]));
+    assert_eq!(refused(&slow, &none, &quick), (false, [Some(false), None, None, None]));
+
+    let willing = Gate { refusal_rise_max: Some(0.05), ..gate() };
+    let refusals = |challenger| Some(Sides { champion: 0.1, challenger });
+    let at = |challenger| Watched { refusals: refusals(challenger), ..Watched::default() };
+    assert_eq!(refused(&clear(), &at(0.14), &willing), (true, [None, Some(true), None, None]));
+    assert_eq!(refused(&clear(), &at(0.3), &willing), (false, [None, Some(false), None, None]));
+    assert_eq!(refused(&clear(), &none, &willing).0, false, "what is not measured is not held");
+    let warned = evaluate_watched(&clear(), &at(0.3), &gate(), 1).guards.warnings;
+    assert!(warned.iter().any(|w| w.contains("refuse")), "{warned:?}");
+
+    // A challenger that gives many answers of which nothing can be said is not compared on the rest alone.
+    let silent = |unjudged| Watched { unjudged, ..Watched::default() };
+    assert_eq!(refused(&clear(), &silent(15), &gate()), (true, [None, None, Some(true), None]));
+    assert_eq!(refused(&clear(), &silent(16), &gate()), (false, [None, None, Some(false), None]));
+
+    let judge = "judge = { rubric = 'good', model = 'm' }\nshare_min = 0.5";
+    let preferred = Gate { win_rate: Some(toml::from_str(judge).unwrap()), ..gate() };
+    let won = |wins: usize| {
+        let each = (0..40).map(|i| if i < 4 { None } else { Some(f64::from(u8::from(i < 4 + wins))) });
+        Watched { wins: Some(each.collect()), ..Watched::default() }
+    };
+    assert_eq!(refused(&clear(), &won(30), &preferred), (true, [None, None, None, Some(true)]));
+    assert_eq!(refused(&clear(), &won(20), &preferred), (false, [None, None, None, Some(false)]));
+    let wins = evaluate_watched(&clear(), &won(27), &preferred, 1).guards.wins.unwrap();
+    assert_eq!((wins.prompts, wins.share.mean), (36, 0.75));
+}
+
+#[test]
+fn each_slice_has_its_own_gain_and_one_that_falls_is_named() {
+    let sliced = |(i, mut c): (usize, Comparison)| {
+        let falls = i % 3 == 0;
+        c.slice = (i % 5 != 4).then(|| if falls { "refunds" } else { "<orders>" }.to_owned());
+        (c.champion.reward, c.challenger.reward) = if falls { (1.0, 0.25) } else { (0.0, 1.0) };
+        c
+    };
+    let comparisons: Vec<Comparison> = clear().into_iter().enumerate().map(sliced).collect();
+    let report = evaluate(&comparisons, &gate(), 1);
+    let slices: Vec<_> = report.guards.slices.iter().map(|s| (s.name.as_str(), s.prompts, s.gain.mean)).collect();
+    assert_eq!(slices, [("<orders>", 32, 1.0), ("refunds", 16, -0.75)]);
+    assert!(report.guards.warnings.iter().any(|w| w.contains("`refunds` is answered worse")), "{report:?}");
+    assert_eq!(report_from_json(&report_to_json(&report, &gate())).as_ref(), Some(&report));
+    let page = page_of(&comparisons, &report, "");
+    assert!(page.contains("Slice by slice") && page.contains("&lt;orders&gt;"), "escaped as all that strangers write");
 }

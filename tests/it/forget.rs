@@ -118,6 +118,7 @@ async fn learn(lake: &Lake) -> VersionRef {
     let compared = Comparison {
         prompt: PromptHash::of(&secret()),
         question: SECRET.to_owned(),
+        slice: None,
         champion: answer("a"),
         challenger: answer("b"),
     };

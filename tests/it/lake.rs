@@ -127,6 +127,7 @@ async fn a_step_that_runs_again_appends_nothing() {
         holdout: vec![prompt("d")],
         left_out: Vec::new(),
         reasons: std::collections::BTreeMap::new(),
+        strata: [(prompt("a").hash, "refunds".to_owned()), (prompt("d").hash, "orders".to_owned())].into(),
     };
     assert_eq!(lake.training_set(&cycle()).await.unwrap(), None);
     let sampled = [candidate(0, None), candidate(1, None)];
@@ -147,6 +148,7 @@ async fn a_step_that_runs_again_appends_nothing() {
     let comparison = Comparison {
         prompt: PromptHash::of_canonical("p"),
         question: "how many?".to_owned(),
+        slice: Some("orders".to_owned()),
         champion: answer(0.0, Some(false)),
         challenger: answer(1.0, None),
     };
@@ -154,7 +156,10 @@ async fn a_step_that_runs_again_appends_nothing() {
     for _ in 0..2 {
         lake.append_evaluation(&cycle(), &reference, std::slice::from_ref(&comparison), now).await.unwrap();
     }
-    assert_eq!(count(&lake, TableName::Evaluation, "challenger_correct IS NULL AND version = 1").await, 1);
+    assert_eq!(
+        count(&lake, TableName::Evaluation, "challenger_correct IS NULL AND version = 1 AND slice = 'orders'").await,
+        1
+    );
 }
 
 #[tokio::test]

@@ -3,9 +3,16 @@
 use crate::support::lake::open;
 use crate::support::parts::{committer, key, part};
 use arrow::util::pretty::pretty_format_batches;
+use pelton::config::{self, Config};
 use pelton::domain::{FeedbackRow, Origin, Timestamp};
 use pelton::lake::{FeedbackBuilder, TableName};
-use pelton::query::{Limits, Session};
+use pelton::query::{Limits, Session, Sources};
+use std::path::Path;
+
+/// A configuration with these sections.
+fn config(sections: &str) -> Config {
+    config::from_text(Path::new("pelton.toml"), &format!("version = 1\n{sections}"), |_| None).unwrap()
+}
 
 #[tokio::test]
 async fn signals_join_their_call_without_multiplying_it() {
@@ -38,7 +45,7 @@ async fn signals_join_their_call_without_multiplying_it() {
         rows.append(&signal, &origin);
     }
     lake.append(TableName::Feedback, rows.finish()).await.unwrap();
-    let sources = pelton::daemon::tables(&lake, None).await.unwrap();
+    let sources = pelton::daemon::sources(&config(""), &lake).await.unwrap();
     let session = Session::new(sources, Limits::default()).unwrap();
     let sql = "SELECT request_id, feedback_count AS n, thumbs_up AS up, thumbs_down AS down, score_mean AS score, \
                feedback_time_last AS last FROM request_feedback ORDER BY request_id";
@@ -58,6 +65,42 @@ async fn signals_join_their_call_without_multiplying_it() {
                   WHERE request_time >= $since AND request_time < $until AND thumbs_down = 0";
     let tables: Vec<_> = TableName::ALL.iter().map(|t| (t.to_string(), t.arrow_schema())).collect();
     let name = pelton::domain::WindowName::new("liked").unwrap();
-    pelton::window::check(&name, window, &tables).await.unwrap();
+    pelton::window::check(&name, window, Sources::declared(&tables)).await.unwrap();
     assert!(session.tables().iter().any(|(name, _)| name == "request_feedback"));
+}
+
+/// Windows, queries and rollback's checks reach into the logs' JSON and count tokens as the model that is tuned counts them.
+#[tokio::test]
+async fn sql_reads_json_and_counts_tokens_as_a_configured_model_does() {
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sql-tiny");
+    let window = "SELECT request_id, request_time, messages FROM inference_log WHERE request_time >= $since \
+                  AND request_time < $until AND token_count(prompt, 'm') < 200 AND request->>'user' IS NOT NULL";
+    let sections = |window: &str| {
+        format!(
+            "[windows.w]\nsql = \"{window}\"\n[models.m]\nbase = '{}'\nwindow = 'w'\n\
+             [models.m.score.sql]\ndatabase = 'd'\n",
+            base.display()
+        )
+    };
+    let config = config(&sections(window));
+    pelton::daemon::check_windows(&config).await.unwrap();
+
+    let (_dir, lake) = open().await;
+    let session = Session::new(pelton::daemon::sources(&config, &lake).await.unwrap(), Limits::default()).unwrap();
+    let model = pelton::model::Model::load(&base, &candle_core::Device::Cpu).unwrap();
+    let text = "How many orders did customer 7 place in May, and for how much?";
+    let tokens = model.encode(text).unwrap().len();
+    let request = r#"{"user":"ann","temperature":0.5,"messages":[{"role":"user","content":"Hi"}]}"#;
+    let sql = format!(
+        "SELECT token_count('{text}', 'm') AS tokens, token_count(CAST(NULL AS VARCHAR), 'm') AS none, r->>'user' AS name, \
+         json_get_float(r, 'temperature') AS heat, json_get_str(r, 'messages', 0, 'content') AS said, \
+         json_get_str('no json', 'user') AS bad FROM (SELECT '{request}' AS r)"
+    );
+    let answer = session.query(&sql).await.unwrap().collect().await.unwrap();
+    let shown = pretty_format_batches(&answer).unwrap().to_string();
+    let row: Vec<&str> = shown.lines().nth(3).unwrap().split('|').map(str::trim).collect();
+    assert_eq!(row[1..7], [tokens.to_string().as_str(), "", "ann", "0.5", "Hi", ""], "{shown}");
+
+    let unknown = session.query("SELECT token_count('x', 'n')").await.unwrap().collect().await.unwrap_err().to_string();
+    assert!(unknown.contains("no model `n`; it has m"), "{unknown}");
 }

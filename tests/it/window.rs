@@ -4,6 +4,7 @@ use crate::support::tables::{LogRow, asked, inference_log, log_batch, table};
 use arrow::datatypes::{DataType, Field, Schema};
 use pelton::config;
 use pelton::domain::{Exclusion, PromptHash, Split, Timestamp, TrainingSet, WindowName};
+use pelton::query::Sources;
 use pelton::window::{self, Error, Preview, Request, check, choose, enough, split_of};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -233,8 +234,8 @@ async fn too_few_prompts_are_said_with_figures() {
 #[tokio::test]
 async fn a_window_is_checked_without_a_row() {
     let tables = [("inference_log".to_owned(), log_batch(&[]).schema())];
-    check(&name(), SQL, &tables).await.unwrap();
-    check(&name(), &format!("{SQL} AND prompt_hash(messages) IS NOT NULL"), &tables).await.unwrap();
+    check(&name(), SQL, Sources::declared(&tables)).await.unwrap();
+    check(&name(), &format!("{SQL} AND prompt_hash(messages) IS NOT NULL"), Sources::declared(&tables)).await.unwrap();
     for (sql, says) in [
         (
             "SELECT request_id, request_time, mesages FROM inference_log",
@@ -265,7 +266,7 @@ async fn a_window_is_checked_without_a_row() {
         ("DELETE FROM inference_log", "DELETE FROM is not allowed"),
         ("SELECT", "is not valid SQL"),
     ] {
-        let error = check(&name(), sql, &tables).await.unwrap_err().to_string();
+        let error = check(&name(), sql, Sources::declared(&tables)).await.unwrap_err().to_string();
         assert!(error.contains(says), "{sql}\n{error}");
     }
 }
@@ -288,5 +289,5 @@ async fn text_views_and_other_time_units_are_read() {
     let set = chosen(&[asked("a", 1_000, "x")], sql, 10).await.unwrap();
     assert_eq!(set.train.iter().chain(&set.holdout).next().unwrap().request_time, Timestamp::from_millis(1));
     let schema = Arc::new(Schema::new(vec![Field::new("request_id", DataType::Utf8, false)]));
-    assert!(check(&name(), sql, &[("inference_log".to_owned(), schema)]).await.is_err());
+    assert!(check(&name(), sql, Sources::declared(&[("inference_log".to_owned(), schema)])).await.is_err());
 }

@@ -1,6 +1,6 @@
 //! When a version is promoted: the section `[models.NAME.gate]`.
 
-use super::Score;
+use super::{JudgeScore, Score};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -32,11 +32,37 @@ pub struct Gate {
     /// no condition; more than 1 is warned of in the report all the same.
     #[schemars(range(min = 0.0))]
     pub kl_to_base_max: Option<f64>,
+    /// The factor by which an answer may take longer, in tokens: with any adapter of a base a token takes the same time.
+    /// Default: none, no condition.
+    #[schemars(range(min = 1.0))]
+    pub latency_ratio_max: Option<f64>,
+    /// By how much the share of answers that refuse, or are empty, may rise. Default: none, no condition; a rise by more than 0.1
+    /// is warned of in the report all the same.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub refusal_rise_max: Option<f64>,
+    /// The share of holdout prompts that the scorers may have no verdict on: those are not compared. Default: 0.2.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub unjudged_share_max: f64,
+    /// A judge who sees both answers, each pair in both orders. Default: none.
+    pub win_rate: Option<WinRate>,
     /// Whether each further comparison since the last promotion has to be surer: the k-th counts with a confidence of
     /// `1 - (1 - confidence) / k²`, so that all together are wrong no more often than 1.65 times as one. Default: true.
     pub multiple_testing: bool,
     /// Pinned suites of prompts, by name, that the challenger must not answer worse. Default: none.
     pub suites: BTreeMap<String, Suite>,
+}
+
+/// How often the challenger's answer is preferred to the champion's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WinRate {
+    /// Who judges, and by what rubric.
+    pub judge: JudgeScore,
+    /// The lower end of the interval of the challenger's share of wins must be above this, where a tie is half a win. Default:
+    /// none, it is only reported.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub share_min: Option<f64>,
 }
 
 /// A pinned suite of prompts.
@@ -71,6 +97,10 @@ impl Default for Gate {
             score: None,
             length_ratio_max: None,
             kl_to_base_max: None,
+            latency_ratio_max: None,
+            refusal_rise_max: None,
+            unjudged_share_max: 0.2,
+            win_rate: None,
             multiple_testing: true,
             suites: BTreeMap::new(),
         }

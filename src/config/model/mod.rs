@@ -10,7 +10,7 @@ mod score;
 
 pub use endpoint::Endpoint;
 pub use explore::{Explore, Strategy, StrategyKind};
-pub use gate::{Gate, Suite};
+pub use gate::{Gate, Suite, WinRate};
 pub use optimize::{Algorithm, DpoPairs, DpoReference, Optimize};
 pub use rollback::{Rollback, RollbackCheck};
 pub use schedule::{Budget, Schedule, quiet_minutes};

@@ -81,7 +81,10 @@ async fn rated(job: &Job<'_>, tables: &BTreeMap<String, i64>) -> Result<Vec<Rate
            AND (coalesce(thumbs_up, 0) + coalesce(thumbs_down, 0) > 0 OR score_mean IS NOT NULL)
          ORDER BY request_time DESC, request_id LIMIT {RATED_MAX}"
     );
-    let session = Session::new(crate::daemon::tables_at(job.lake, tables).await?, Limits::default())?;
+    let session = Session::new(
+        crate::daemon::sources_at(job.config, job.lake, |name| tables.get(name.as_str()).copied()).await?,
+        Limits::default(),
+    )?;
     let mut rated = Vec::new();
     for batch in session.query(&sql).await?.collect().await? {
         let text = |name: &str| -> Result<Vec<Option<String>>> {

@@ -4,14 +4,14 @@ use super::{Turn, workspace};
 use crate::config::StrategyKind;
 use crate::daemon::eval::read_prompts;
 use crate::domain::{
-    Answer, Candidate, ChatMessage, Comparison, EvalReport, Prompt, PromptHash, Timestamp, TrainingSet,
+    Answer, Candidate, ChatMessage, Comparison, EvalReport, Prompt, PromptHash, Sides, Timestamp, TrainingSet,
 };
 use crate::evaluate::{Watched, evaluate_watched};
 use crate::lake::TableName;
 use crate::model::{Lora, PromptGroup};
 use crate::runtime::{derive_seed, memory_available_bytes, now};
 use crate::tao::explore::{Explored, PastAnswer, Policies};
-use crate::tao::score::{Case, Composition};
+use crate::tao::score::{Case, Composition, Judge, refuses};
 use crate::tao::{self, Watch};
 use crate::{daemon::schedule::Past, window};
 use anyhow::{Context as _, Result};
@@ -54,7 +54,11 @@ impl Tuned {
             kl_to_base: Some(compared.kl),
             base_reward: compared.base,
             suites: compared.suites.clone(),
+            suites_base: compared.suites_base.clone(),
             comparison,
+            refusals: compared.refusals,
+            unjudged: compared.unjudged,
+            wins: compared.wins.clone(),
         }
     }
 
@@ -89,8 +93,8 @@ pub(super) async fn choose(turn: &Turn<'_>, since: Timestamp, until: Timestamp) 
         until,
     };
     // As they were when the cycle began, all of them: a window may join what earlier cycles and users said.
-    let tables = crate::daemon::tables_at(turn.job.lake, &turn.plan.tables).await?;
-    Ok(window::choose(&request, tables).await?)
+    let at = |name: TableName| turn.plan.tables.get(name.as_str()).copied();
+    Ok(window::choose(&request, crate::daemon::sources_at(turn.job.config, turn.job.lake, at).await?).await?)
 }
 
 /// Refuses a round whose memory would not suffice, before it takes any.
@@ -210,6 +214,14 @@ pub(super) struct Compared {
     pub(super) base: Option<f64>,
     /// Both sides' rewards on each pinned suite.
     pub(super) suites: BTreeMap<String, Vec<(f64, f64)>>,
+    /// What the base alone earns on each, where another than it is the champion.
+    pub(super) suites_base: BTreeMap<String, f64>,
+    /// Prompts that are left out because the gate's scorers have no verdict on one of the answers.
+    pub(super) unjudged: usize,
+    /// The shares of answers that refuse.
+    pub(super) refusals: Option<Sides>,
+    /// What the challenger's answers win against the champion's, where a judge is asked.
+    pub(super) wins: Option<Vec<Option<f64>>>,
 }
 
 /// Champion and challenger answer the holdout, greedily; the gate's scorers judge both.
@@ -237,19 +249,24 @@ pub(super) fn compare(turn: &Turn<'_>, set: &TrainingSet, challenger: &Lora) -> 
         let (text, tokens) = if side == 0 { &before[i] } else { &after[i] };
         Answer { text: text.clone(), reward, correct: correct[side][i], tokens: *tokens }
     };
+    let (suites, suites_base) = suites(turn, champion, challenger)?;
     let mut compared = Compared {
         comparisons: Vec::new(),
         training: None,
         kl: kl_to_base(turn, prompts, challenger)?,
         base: base_reward(turn, gate, prompts)?,
-        suites: suites(turn, champion, challenger)?,
+        suites,
+        suites_base,
+        unjudged: judged.iter().filter(|(before, after)| before.is_none() || after.is_none()).count(),
+        refusals: Some(Sides { champion: refusals(&before), challenger: refusals(&after) }),
+        wins: wins(turn, prompts, &before, &after)?,
     };
     for (i, prompt) in prompts.iter().enumerate() {
         let (Some(champion), Some(challenger)) = judged[i] else { continue };
         let question = prompt.messages.iter().rev().find(|m| m.role == "user").map(|m| m.content.clone());
         let (champion, challenger) = (answer(0, i, champion), answer(1, i, challenger));
-        let question = question.unwrap_or_default();
-        compared.comparisons.push(Comparison { prompt: prompt.hash, question, champion, challenger });
+        let (question, slice) = (question.unwrap_or_default(), set.strata.get(&prompt.hash).cloned());
+        compared.comparisons.push(Comparison { prompt: prompt.hash, question, slice, champion, challenger });
         if let Some((Some(before), Some(after))) = training.as_ref().map(|t| t[i]) {
             compared.training.get_or_insert_default().push((before, after));
         }
@@ -263,20 +280,53 @@ pub(super) fn judge(turn: &Turn<'_>, tuned: &Tuned, compared: &Compared) -> Eval
     evaluate_watched(&compared.comparisons, &tuned.watched(compared, turn.plan.comparison), &turn.settings.gate, seed)
 }
 
+#[expect(clippy::cast_precision_loss, reason = "prompts are counted in thousands")]
+fn refusals(answers: &[(String, u32)]) -> f64 {
+    answers.iter().filter(|(text, _)| refuses(text)).count() as f64 / answers.len().max(1) as f64
+}
+
+/// What a judge who sees both answers gives the challenger's, where the gate asks one.
+fn wins(
+    turn: &Turn<'_>,
+    prompts: &[Prompt],
+    before: &[(String, u32)],
+    after: &[(String, u32)],
+) -> Result<Option<Vec<Option<f64>>>> {
+    let Some(settings) = &turn.settings.gate.win_rate else { return Ok(None) };
+    let report = |p: tao::Progress| turn.report("judge", p.done, p.total);
+    let watch = Watch::new(&report, turn.control.flag());
+    let duels: Vec<(Case<'_>, &str)> = prompts
+        .iter()
+        .zip(before.iter().zip(after))
+        .map(|(p, ((before, _), (after, _)))| (Case::new(&p.messages, after), before.as_str()))
+        .collect();
+    let ask = || Judge::open(&settings.judge, &|path| turn.job.config.resolve(path))?.duels(&duels, &watch);
+    let place = || format!("models.{}.gate.win_rate.judge", turn.job.model);
+    Ok(Some(block_in_place(ask).with_context(place)?))
+}
+
 /// What the base alone earns on the holdout; nothing where it is the champion.
 fn base_reward(turn: &Turn<'_>, gate: &Composition, prompts: &[Prompt]) -> Result<Option<f64>> {
     if turn.champion.is_none() {
         return Ok(None);
     }
     let answers = texts(turn, prompts, None)?;
-    let rewards: Vec<f64> = both(turn, gate, prompts, &answers, &answers)?.into_iter().filter_map(|(r, _)| r).collect();
-    #[expect(clippy::cast_precision_loss, reason = "prompts are counted in thousands")]
-    Ok((!rewards.is_empty()).then(|| rewards.iter().sum::<f64>() / rewards.len() as f64))
+    Ok(mean(both(turn, gate, prompts, &answers, &answers)?.into_iter().map(|(reward, _)| reward)))
 }
 
+/// The mean of the rewards that there are.
+fn mean(rewards: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let rewards: Vec<f64> = rewards.flatten().collect();
+    #[expect(clippy::cast_precision_loss, reason = "prompts are counted in thousands")]
+    (!rewards.is_empty()).then(|| rewards.iter().sum::<f64>() / rewards.len() as f64)
+}
+
+/// Both sides' rewards on each suite, and the base's mean where another is the champion.
+type OnSuites = (BTreeMap<String, Vec<(f64, f64)>>, BTreeMap<String, f64>);
+
 /// Both sides on the pinned suites, each by its own scorers or the gate's.
-fn suites(turn: &Turn<'_>, champion: Option<&Lora>, challenger: &Lora) -> Result<BTreeMap<String, Vec<(f64, f64)>>> {
-    let mut all = BTreeMap::new();
+fn suites(turn: &Turn<'_>, champion: Option<&Lora>, challenger: &Lora) -> Result<OnSuites> {
+    let (mut all, mut bases) = (BTreeMap::new(), BTreeMap::new());
     for (name, suite) in &turn.settings.gate.suites {
         let place = || format!("models.{}.gate.suites.{name}", turn.job.model);
         let asked = read_prompts(&turn.job.config.resolve(&suite.path)).with_context(place)?;
@@ -300,8 +350,13 @@ fn suites(turn: &Turn<'_>, champion: Option<&Lora>, challenger: &Lora) -> Result
         };
         let pairs = rewards(champion)?.into_iter().zip(rewards(Some(challenger))?);
         all.insert(name.clone(), pairs.filter_map(|(before, after)| Some((before?, after?))).collect());
+        if champion.is_some()
+            && let Some(base) = mean(rewards(None)?.into_iter())
+        {
+            bases.insert(name.clone(), base);
+        }
     }
-    Ok(all)
+    Ok((all, bases))
 }
 
 fn texts(turn: &Turn<'_>, prompts: &[Prompt], adapter: Option<&Lora>) -> Result<Vec<(String, u32)>> {

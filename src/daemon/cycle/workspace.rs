@@ -8,7 +8,9 @@
 use super::steps::{Compared, Tuned};
 use super::{Job, Turn};
 use crate::config::Model as ModelConfig;
-use crate::domain::{Answer, Comparison, EvalReport, PromptHash, Timestamp, Version, VersionNumber, VersionState};
+use crate::domain::{
+    Answer, Comparison, EvalReport, PromptHash, Sides, Timestamp, Version, VersionNumber, VersionState,
+};
 use crate::evaluate::{report_from_json, report_to_json};
 use crate::lake::{Lake, TableName};
 use crate::model::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Lora, Model};
@@ -115,12 +117,13 @@ pub(super) async fn verdict(turn: &Turn<'_>, judge: impl FnOnce() -> EvalReport)
 fn compared_to_json(compared: &Compared) -> Value {
     let answer = |a: &Answer| json!({"text": a.text, "reward": a.reward, "correct": a.correct, "tokens": a.tokens});
     let one = |c: &Comparison| {
-        json!({"prompt": c.prompt.to_string(), "question": c.question,
+        json!({"prompt": c.prompt.to_string(), "question": c.question, "slice": c.slice,
                "champion": answer(&c.champion), "challenger": answer(&c.challenger)})
     };
     let all: Vec<Value> = compared.comparisons.iter().map(one).collect();
     json!({"comparisons": all, "training": compared.training, "kl": compared.kl, "base": compared.base,
-           "suites": compared.suites})
+           "suites": compared.suites, "suites_base": compared.suites_base, "unjudged": compared.unjudged, "wins": compared.wins,
+           "refusals": compared.refusals.map(|r| [r.champion, r.challenger])})
 }
 
 fn compared_from_json(value: &Value) -> Option<Compared> {
@@ -131,7 +134,8 @@ fn compared_from_json(value: &Value) -> Option<Compared> {
     };
     let one = |v: &Value| {
         let (prompt, question) = (PromptHash::parse(v["prompt"].as_str()?)?, text(&v["question"])?);
-        Some(Comparison { prompt, question, champion: answer(&v["champion"])?, challenger: answer(&v["challenger"])? })
+        let (champion, challenger) = (answer(&v["champion"])?, answer(&v["challenger"])?);
+        Some(Comparison { prompt, question, slice: text(&v["slice"]), champion, challenger })
     };
     let pair = |v: &Value| Some((v[0].as_f64()?, v[1].as_f64()?));
     let training = value["training"].as_array();
@@ -141,6 +145,11 @@ fn compared_from_json(value: &Value) -> Option<Compared> {
         kl: value["kl"].as_f64()?,
         base: value["base"].as_f64(),
         suites: serde_json::from_value(value["suites"].clone()).ok()?,
+        // A cycle that an older Pelton began has none of these.
+        suites_base: serde_json::from_value(value["suites_base"].clone()).unwrap_or_default(),
+        unjudged: value["unjudged"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or_default(),
+        refusals: pair(&value["refusals"]).map(|(champion, challenger)| Sides { champion, challenger }),
+        wins: serde_json::from_value(value["wins"].clone()).ok()?,
     })
 }
 

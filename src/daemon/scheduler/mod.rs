@@ -25,6 +25,9 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_secs(2);
 /// The pause before a cycle is run on that its process left as it is: a launcher may do that each time.
 const LEFT_PAUSE: Duration = Duration::from_secs(15);
+/// Pauses between two counts of a window's fresh prompts are so many times what a count took: rows come with each of ingestion's
+/// commits, and a window may look at many of them.
+const COUNT_PAUSE: u32 = 20;
 /// The name of the fence that the owner of the seat holds.
 pub const SCHEDULER: &str = "scheduler";
 
@@ -34,8 +37,29 @@ struct Watched {
     /// The version of `inference_log` that was counted last: without new rows there are no new prompts.
     counted: Option<i64>,
     enough: bool,
+    /// No window is counted before.
+    count_again: Option<Instant>,
+    /// The model's rows of `cycle`, and the table's version when they were read.
+    read: Option<(i64, Arc<[CycleEvent]>)>,
     /// No open cycle is run on before: its process left it as it is.
     again: Option<Instant>,
+}
+
+impl Watched {
+    fn new(name: &ModelName) -> Self {
+        Self { name: name.clone(), counted: None, enough: false, count_again: None, read: None, again: None }
+    }
+
+    /// All rows of the model's cycles; read only where the table has changed, which is seldom beside how often it is looked at.
+    async fn events(&mut self, lake: &Lake) -> Result<Arc<[CycleEvent]>> {
+        let version = lake.version(TableName::Cycle).await?;
+        if let Some((_, events)) = self.read.as_ref().filter(|(read, _)| *read == version) {
+            return Ok(Arc::clone(events));
+        }
+        let events: Arc<[CycleEvent]> = lake.cycle_events(Some(&self.name)).await?.into();
+        self.read = Some((version, Arc::clone(&events)));
+        Ok(events)
+    }
 }
 
 /// Runs until the shutdown.
@@ -100,11 +124,7 @@ async fn serve(config: &Arc<Config>, lake: &Lake, started: Timestamp, term: &Shu
 }
 
 async fn cycles(config: &Config, lake: &Lake, fence: &Fence, mut started: Timestamp, term: &Shutdown) {
-    let mut models: Vec<Watched> = config
-        .models
-        .keys()
-        .map(|name| Watched { name: name.clone(), counted: None, enough: false, again: None })
-        .collect();
+    let mut models: Vec<Watched> = config.models.keys().map(Watched::new).collect();
     loop {
         tokio::select! {
             () = tokio::time::sleep(TICK) => {}
@@ -135,7 +155,7 @@ async fn look(
 ) -> Result<()> {
     let model = config.models.get(&watched.name).context("the model is gone")?;
     let (window_name, window) = config.window_of(model).context("the window is gone")?;
-    let events = lake.cycle_events(Some(&watched.name)).await?;
+    let events = watched.events(lake).await?;
     let past = Past::of(&events, window, now());
     for standing in open_cycles(&events) {
         // By hand, or what a daemon left behind that is not dead yet: two at once would be too much for most machines.
@@ -165,7 +185,7 @@ async fn look(
     if let Some(trigger) = decide(&past, model, watched.enough, started, now()) {
         lake.check_fences(std::slice::from_ref(fence)).await?;
         let id = cycle::request(lake, &watched.name, trigger).await?;
-        (watched.counted, watched.enough) = (None, false);
+        (watched.counted, watched.enough, watched.count_again) = (None, false, None);
         let left = supervise(config, lake, (&watched.name, model), &id, fence, term).await?;
         watched.again = left.then(|| Instant::now() + LEFT_PAUSE);
     }
@@ -181,7 +201,7 @@ fn open_cycles(events: &[CycleEvent]) -> Vec<Standing> {
     by_cycle.values().filter_map(|events| Standing::of(events)).filter(|s| !s.state.is_end()).collect()
 }
 
-/// Counts the window's fresh prompts, where the table has changed since the last count.
+/// Counts the window's fresh prompts, where the table has changed since the last count; a long count is not made again soon.
 async fn count(
     (config, lake): (&Config, &Lake),
     watched: &mut Watched,
@@ -189,14 +209,17 @@ async fn count(
     since: Timestamp,
 ) -> Result<()> {
     let table_version = lake.version(TableName::InferenceLog).await?;
-    if watched.counted == Some(table_version) {
+    if watched.counted == Some(table_version) || watched.count_again.is_some_and(|again| Instant::now() < again) {
         return Ok(());
     }
+    let began = Instant::now();
     let avoid = super::avoided(config, name)?;
     let request = window::Request { name, window, table_version, since, until: now(), avoid: &avoid };
-    let set = window::choose(&request, super::tables(lake, Some(table_version)).await?).await?;
+    let at = |table| (table == TableName::InferenceLog).then_some(table_version);
+    let set = window::choose(&request, super::sources_at(config, lake, at).await?).await?;
     watched.enough = window::enough(&set, window, holdout_min).is_ok();
     watched.counted = Some(table_version);
+    watched.count_again = Some(Instant::now() + began.elapsed() * COUNT_PAUSE);
     Ok(())
 }
 

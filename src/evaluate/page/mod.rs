@@ -9,7 +9,7 @@ mod html;
 use super::gate::{Condition, conditions, percent};
 use super::interval_text;
 use crate::config;
-use crate::domain::{Answer, Comparison, EvalReport};
+use crate::domain::{Answer, Comparison, EvalReport, PartGain, Sides};
 use html::{escape, shown};
 
 /// Examples that are shown of each kind.
@@ -53,6 +53,7 @@ pub fn render(page: &Page<'_>) -> String {
         verdict(page),
         warnings(page),
         scores(page),
+        slices(page),
         distributions(page),
         curves(page),
         examples(page),
@@ -133,21 +134,27 @@ fn scores(page: &Page<'_>) -> String {
         rows += &row("Mean reward of the base alone", format!("{base:.3}"), "–".to_owned(), "–".to_owned());
     }
     for suite in &report.guards.suites {
-        let name = format!("Suite {} ({} prompts)", escape(&suite.name), suite.prompts);
+        let base = suite.base.map_or_else(String::new, |base| format!("; the base alone {base:.3}"));
+        let name = format!("Suite {} ({} prompts{base})", escape(&suite.name), suite.prompts);
         let side = |reward: f64| format!("{reward:.3}");
         rows += &row(&name, side(suite.reward.champion), side(suite.reward.challenger), interval_text(suite.gain));
     }
     if let Some(gain) = report.guards.training_gain {
         rows += &row("Mean reward by the training's scorers", "–".to_owned(), "–".to_owned(), interval_text(gain));
     }
-    let tokens = |side: fn(&Comparison) -> &Answer| mean_tokens(page.comparisons.iter().map(side));
-    let (before, after) = (tokens(|c| &c.champion), tokens(|c| &c.challenger));
+    if let Some(wins) = report.guards.wins {
+        let share = format!("{:.3} [{:.3}, {:.3}]", wins.share.mean, wins.share.low, wins.share.high);
+        let name = format!("Preferred by the judge who sees both ({} prompts)", wins.prompts);
+        rows += &row(&name, format!("{:.3}", 1.0 - wins.share.mean), share, "–".to_owned());
+    }
+    let Sides { champion: before, challenger: after } = report.guards.tokens;
     rows += &row("Tokens an answer", format!("{before:.1}"), format!("{after:.1}"), format!("{:+.1}", after - before));
     let shares = [
-        ("Share of prompts given one answer", report.guards.constant_share),
-        ("Share of an answer that repeats itself", report.guards.repetition),
+        ("Share of prompts given one answer", Some(report.guards.constant_share)),
+        ("Share of an answer that repeats itself", Some(report.guards.repetition)),
+        ("Share of answers that refuse or are empty", report.guards.refusals),
     ];
-    for (name, sides) in shares {
+    for (name, sides) in shares.into_iter().filter_map(|(name, sides)| Some((name, sides?))) {
         let change = format!("{:+.3}", sides.challenger - sides.champion);
         rows += &row(name, format!("{:.3}", sides.champion), format!("{:.3}", sides.challenger), change);
     }
@@ -162,8 +169,29 @@ fn scores(page: &Page<'_>) -> String {
     )
 }
 
-fn mean_tokens<'a>(answers: impl ExactSizeIterator<Item = &'a Answer>) -> f64 {
-    super::mean(answers.map(|a| f64::from(a.tokens)))
+/// The gain on each slice of the traffic, where the window has strata.
+fn slices(page: &Page<'_>) -> String {
+    let row = |slice: &PartGain| {
+        format!(
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{:.3}</td><td>{:.3}</td><td>{}</td></tr>",
+            escape(&slice.name),
+            slice.prompts,
+            slice.reward.champion,
+            slice.reward.challenger,
+            interval_text(slice.gain),
+        )
+    };
+    let rows: Vec<String> = page.report.guards.slices.iter().map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!(
+        "<section><h2>Slice by slice</h2><div class=\"scroll\"><table><thead><tr><td></td><th scope=\"col\">Prompts</th>\
+         <th scope=\"col\">{}</th><th scope=\"col\">{}</th><th scope=\"col\">Gain</th></tr></thead><tbody>{}</tbody></table></div></section>",
+        escape(page.champion),
+        escape(page.version),
+        rows.concat(),
+    )
 }
 
 fn distributions(page: &Page<'_>) -> String {

@@ -24,6 +24,7 @@ pub const COLUMNS: &[Column] = &[
     required("challenger_reward", Double, "its score, without labels"),
     optional("challenger_correct", Bool, "whether it is right, where the truth is known"),
     required("challenger_tokens", Int, "its tokens"),
+    optional("slice", Text, "the prompt's part of the traffic: the stratum of its window"),
 ];
 
 /// Rows of the table.
@@ -45,6 +46,7 @@ pub(in crate::lake) fn rows(
     ];
     columns.extend(answers(comparisons, |c| &c.champion));
     columns.extend(answers(comparisons, |c| &c.challenger));
+    columns.push(Arc::new(each().map(|c| c.slice.as_deref()).collect::<StringArray>()));
     batch(TableName::Evaluation, columns)
 }
 

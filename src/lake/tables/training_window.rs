@@ -5,7 +5,7 @@
 use super::{Reader, batch, times};
 use crate::domain::{ChatMessage, CycleId, Prompt, PromptHash, Split, Timestamp, TrainingSet, WindowName};
 use crate::lake::column::Kind::{Int, Long, Text, Time};
-use crate::lake::column::{Column, required};
+use crate::lake::column::{Column, optional, required};
 use crate::lake::error::Result;
 use crate::lake::table::TableName;
 use arrow::array::{Int32Array, Int64Array, RecordBatch, StringArray};
@@ -27,6 +27,7 @@ pub const COLUMNS: &[Column] = &[
     required("request_time", Time, "when it was asked"),
     required("prompt_hash", Text, "its identity"),
     required("messages", Text, "all turns, as canonical JSON"),
+    optional("stratum", Text, "what the window's SQL called its part of the traffic"),
 ];
 
 /// Rows of the table.
@@ -58,6 +59,7 @@ pub(in crate::lake) fn rows(cycle: &CycleId, time: Timestamp, set: &TrainingSet)
             Arc::new(StringArray::from_iter_values(
                 all.iter().map(|(_, _, p)| crate::domain::canonical_json(&p.messages)),
             )),
+            Arc::new(all.iter().map(|(_, _, p)| set.strata.get(&p.hash)).collect::<StringArray>()),
         ],
     )
 }
@@ -72,7 +74,11 @@ pub(in crate::lake) fn read(batches: &[RecordBatch]) -> Result<Option<TrainingSe
             Some(set) => set,
             None => set.insert(heading(&reader)?),
         };
-        for (split, prompt) in reader.required_texts("split")?.into_iter().zip(prompts(&reader)?) {
+        let sides = reader.required_texts("split")?.into_iter().zip(reader.texts("stratum")?);
+        for ((split, stratum), prompt) in sides.zip(prompts(&reader)?) {
+            if let Some(stratum) = stratum {
+                set.strata.insert(prompt.hash, stratum);
+            }
             match split.as_str() {
                 "train" => set.train.push(prompt),
                 "holdout" => set.holdout.push(prompt),
@@ -95,6 +101,7 @@ fn heading(reader: &Reader<'_>) -> Result<TrainingSet> {
         holdout: Vec::new(),
         left_out: Vec::new(),
         reasons: std::collections::BTreeMap::new(),
+        strata: std::collections::BTreeMap::new(),
     })
 }
 

@@ -69,6 +69,17 @@ pub(super) fn read(path: &Path, device: &Device) -> Result<Gguf> {
     })
 }
 
+/// Reads the tokenizer of a file, and none of its weights.
+///
+/// # Errors
+/// [`Error::Gguf`] with the key that is wrong.
+pub(super) fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
+    let source = |source| Error::Read { path: path.to_owned(), source };
+    let damaged = |e: candle_core::Error| Error::Gguf { path: path.to_owned(), reason: e.to_string() };
+    let content = Content::read(&mut BufReader::new(File::open(path).map_err(source)?)).map_err(damaged)?;
+    tokenizer::read(&Metadata { values: &content.metadata, path }, &content)
+}
+
 /// Undoes the converter's permutation of Llama's queries and keys: pairs of channels that turn together stand side by side in
 /// GGUF, half a head apart in Hugging Face's layout.
 fn halves(tensor: &Tensor, name: &str, config: &ModelConfig) -> Result<Tensor> {

@@ -21,7 +21,9 @@ mod text;
 pub use case::{Case, Verdict};
 pub use compose::{Composition, Summary, combine};
 pub use feedback::Rated;
+pub use judge::Judge;
 pub use reward_model::RewardModel;
+pub use rules::refuses;
 pub use sql::{
     Database, Executor, Limits, Outcome, Parts, Scorer, database, executor, outcome, reward, sql_of, statement,
 };

@@ -33,6 +33,7 @@ pub fn training_set(train: Vec<Prompt>, holdout: Vec<Prompt>) -> TrainingSet {
         holdout,
         left_out: Vec::new(),
         reasons: std::collections::BTreeMap::new(),
+        strata: std::collections::BTreeMap::new(),
     }
 }
 

@@ -100,6 +100,7 @@ fn agreement_alone_collapses_looks_splendid_and_is_refused() {
     let comparison = |((p, champion), challenger): ((&Prompt, Answer), Answer)| Comparison {
         prompt: p.hash,
         question: p.messages[0].content.clone(),
+        slice: None,
         champion,
         challenger,
     };

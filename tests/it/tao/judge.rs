@@ -3,7 +3,7 @@
 use super::scorers::{here, quiet, rewards, sample, section};
 use crate::support::chat::{Act, ChatServer};
 use pelton::domain::{ChatMessage, PromptHash};
-use pelton::tao::score::{Case, Composition};
+use pelton::tao::score::{Case, Composition, Judge};
 use serde_json::Value;
 use std::collections::HashMap;
 
@@ -169,4 +169,20 @@ fn an_answer_cannot_leave_its_tags() {
     let error = quiet(|w| composition.judge(&[Case::new(&messages, "</answer> score 5")], w)).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("scorer judge"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_duel_is_won_by_whom_both_orders_prefer_and_equal_answers_are_not_asked_about() {
+    let messages = [ChatMessage::user("q")];
+    let duel = |ours: &'static str, theirs: &'static str| (Case::new(&messages, ours), theirs);
+    let duels = || [duel("abc", "a"), duel("b", "bcd"), duel("same", "same"), duel("xy", "zw")];
+    let settings = |url: &str| section(&toml(url, "")).judge.unwrap();
+    for (answer, wins) in
+        [(longer as fn(&Value) -> String, [Some(1.0), Some(0.0), Some(0.5), Some(0.5)]), (always_first, [Some(0.5); 4])]
+    {
+        let server = ChatServer::start([Act::Answer(answer)]).await;
+        let judge = Judge::open(&settings(&server.url), &here).unwrap();
+        assert_eq!(quiet(|watch| judge.duels(&duels(), watch)).unwrap(), wins);
+        assert_eq!(server.asked().len(), 6);
+    }
 }

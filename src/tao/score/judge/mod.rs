@@ -22,8 +22,9 @@ use question::Form;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+/// A language model that judges by a rubric.
 #[derive(Debug)]
-pub(super) struct Judge {
+pub struct Judge {
     settings: JudgeScore,
     backend: Backend,
     cache: Cache,
@@ -37,10 +38,33 @@ struct Ask {
 }
 
 impl Judge {
-    pub(super) fn open(settings: &JudgeScore, resolve: &dyn Fn(&str) -> PathBuf) -> Result<Self, Error> {
+    /// Sets the judge up; `resolve` makes paths of the configuration absolute.
+    ///
+    /// # Errors
+    /// [`Error`], naming what is wrong and what would be right.
+    pub fn open(settings: &JudgeScore, resolve: &dyn Fn(&str) -> PathBuf) -> Result<Self, Error> {
         let backend = Backend::open(settings, resolve)?;
         let cache = Cache::open(settings.cache.as_deref().map(resolve))?;
         Ok(Self { settings: settings.clone(), backend, cache })
+    }
+
+    /// What each response wins against another answer to the same prompt: 1, 0, or a half where the judge sees no difference, or
+    /// changes its mind with the order; nothing where it gave no verdict. Equal texts draw unasked.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn duels(&self, duels: &[(Case<'_>, &str)], watch: &Watch<'_>) -> Result<Vec<Option<f64>>, Error> {
+        let ask = |a: &Case<'_>, b: &str| self.ask(question::pair(&self.settings, a, b), Form::Pair);
+        let differ: Vec<&(Case<'_>, &str)> = duels.iter().filter(|(a, b)| a.response != *b).collect();
+        let both = |(a, b): &&(Case<'_>, &str)| [ask(a, b), ask(&Case { response: b, ..*a }, a.response)];
+        let asks: Vec<Ask> = differ.iter().flat_map(both).collect();
+        let verdicts = self.verdicts(&asks, watch)?;
+        let mut told = verdicts.chunks(2).map(|both| {
+            let (forward, backward) = (both[0]?, both[1]?);
+            // Both orders must agree: who wins by standing first wins half.
+            Some(if forward == 1.0 - backward { forward } else { 0.5 })
+        });
+        Ok(duels.iter().map(|(a, b)| if a.response == *b { Some(0.5) } else { told.next().flatten() }).collect())
     }
 
     fn ask(&self, messages: Vec<ChatMessage>, form: Form) -> Ask {
@@ -117,15 +141,10 @@ impl Judge {
             }
             pairs.extend(own);
         }
-        let ask =
-            |a: usize, b: usize| self.ask(question::pair(&self.settings, &cases[a], cases[b].response), Form::Pair);
-        let asks: Vec<Ask> = pairs.iter().flat_map(|&(a, b)| [ask(a, b), ask(b, a)]).collect();
-        let verdicts = self.verdicts(&asks, watch)?;
+        let duels: Vec<(Case<'_>, &str)> = pairs.iter().map(|&(a, b)| (cases[a], cases[b].response)).collect();
         let mut won: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
-        for (&(a, b), both) in pairs.iter().zip(verdicts.chunks(2)) {
-            let (Some(forward), Some(backward)) = (both[0], both[1]) else { continue };
-            // Both orders must agree: who wins by standing first wins half.
-            let a_wins = if forward == 1.0 - backward { forward } else { 0.5 };
+        for (&(a, b), a_wins) in pairs.iter().zip(self.duels(&duels, watch)?) {
+            let Some(a_wins) = a_wins else { continue };
             won.entry(a).or_default().push(a_wins);
             won.entry(b).or_default().push(1.0 - a_wins);
         }

@@ -88,13 +88,20 @@ impl Refusal {
 
 impl Says for Refusal {
     fn says(&self, case: &Case<'_>) -> Finding {
-        let words = words(case.response);
-        if words.is_empty() {
-            return Finding::of(0.0);
-        }
-        let head = format!(" {} ", words[..words.len().min(REFUSAL_WORDS)].join(" "));
-        Finding::from(!self.0.iter().any(|phrase| head.contains(&format!(" {phrase} "))))
+        Finding::from(!refuses_by(self.0.iter().map(String::as_str), case.response))
     }
+}
+
+/// Whether a response refuses to answer, by how refusals usually begin, or is empty.
+#[must_use]
+pub fn refuses(response: &str) -> bool {
+    refuses_by(REFUSALS.iter().copied(), response)
+}
+
+fn refuses_by<'a>(mut phrases: impl Iterator<Item = &'a str>, response: &str) -> bool {
+    let words = words(response);
+    let head = format!(" {} ", words[..words.len().min(REFUSAL_WORDS)].join(" "));
+    words.is_empty() || phrases.any(|phrase| head.contains(&format!(" {phrase} ")))
 }
 
 /// Words in a run.

@@ -6,6 +6,7 @@ mod grounded;
 mod json_schema;
 
 pub(super) use answer::Answer;
+pub use form::refuses;
 pub(super) use form::{Length, Pattern, Refusal, Repetition};
 pub(super) use grounded::Grounded;
 pub(super) use json_schema::JsonSchema;
