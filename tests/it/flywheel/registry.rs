@@ -1,7 +1,7 @@
 //! Versions change hands by decisions on the newest state, and by nobody twice.
 
 use super::rig::Rig;
-use pelton::domain::{CycleId, Interval, Timestamp, Version, VersionNumber, VersionRef, VersionState};
+use pelton::domain::{CycleId, Interval, Timestamp, Trigger, Version, VersionNumber, VersionRef, VersionState};
 use pelton::publish::transition::{self, Refusal, archive, beyond, promote, roll_back};
 
 pub fn version(number: u32, state: VersionState, at: i64) -> Version {
@@ -129,4 +129,43 @@ async fn the_commands_change_versions_and_tell_of_it() {
     assert_eq!(rig.versions().await, expected);
     assert_eq!(rig.announced().await, expected);
     assert_eq!(rig.json(&["model", "publish", "--json"])["sent"], serde_json::json!([]));
+}
+
+/// A version that is tuned from the one that serves is compared with it, with the base, and on what is pinned.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_turn_is_measured_against_the_first_the_base_and_pinned_suites() {
+    let rig = Rig::new("", "").await;
+    let text = std::fs::read_to_string(&rig.path).unwrap();
+    let suites = "gate = { prompts_min = 4, suites = { old = { path = 'old.jsonl', regression_max = 1.0 }, \
+                  known = { path = 'known.jsonl', regression_max = 1.0, score = { answer = { kind = 'exact' } } } } }";
+    std::fs::write(&rig.path, text.replace("gate = { prompts_min = 4 }", suites)).unwrap();
+    let line = |value: serde_json::Value| format!("{value}\n");
+    let old: String = ["How many orders are there?", "Which customer spent most?", "List all products."]
+        .map(|prompt| line(serde_json::json!({"prompt": prompt})))
+        .concat();
+    std::fs::write(rig.dir.path().join("old.jsonl"), old).unwrap();
+    let known = line(serde_json::json!({"prompt": "How many orders are there?", "truth": "no such answer"}));
+    std::fs::write(rig.dir.path().join("known.jsonl"), known).unwrap();
+
+    let first = rig.cycle(Trigger::Hand, 16).await;
+    assert!(rig.pelton(&["cycle", "resume", first.as_str()]).status.success());
+    if !rig.versions().await.contains(&"v1 promoted".to_owned()) {
+        rig.json(&["model", "promote", "sql-tiny@v1", "--json"]);
+    }
+    let second = rig.cycle(Trigger::Hand, 16).await;
+    assert!(rig.pelton(&["cycle", "resume", second.as_str()]).status.success());
+
+    let lineage = rig.json(&["model", "lineage", "sql-tiny@v2", "--json"]);
+    assert!(lineage.to_string().contains("sql-tiny@v1"), "{lineage}");
+    let shown = rig.json(&["model", "show", "sql-tiny@v2", "--json"]);
+    let guards = &shown["manifest"]["evaluation"]["guards"];
+    assert!(guards["base_reward"].is_number(), "{shown}");
+    let suites: Vec<_> = guards["suites"].as_array().unwrap().iter().map(|s| (&s["name"], &s["prompts"])).collect();
+    assert_eq!(suites, [(&"known".into(), &1.into()), (&"old".into(), &3.into())], "{guards}");
+    assert!(guards["suites"].as_array().unwrap().iter().all(|suite| suite["base"].is_number()), "{guards}");
+    // Nobody can know that answer, and the suite's own scorer says so of all three.
+    let known = &guards["suites"][0];
+    assert_eq!([&known["champion"], &known["challenger"], &known["base"]], [&serde_json::json!(0.0); 3], "{known}");
+    let before = rig.json(&["model", "lineage", "sql-tiny@v1", "--json"]).to_string();
+    assert!(!before.contains("sql-tiny@v2"), "{before}");
 }
