@@ -149,9 +149,10 @@ impl Stream {
             self.unreadable = true;
             return;
         }
-        let added = |into: &mut Value| {
-            let so_far = into.as_str().unwrap_or_default();
-            *into = format!("{so_far}{}", piece.get("delta").and_then(Value::as_str).unwrap_or_default()).into();
+        let delta = piece.get("delta").and_then(Value::as_str).unwrap_or_default();
+        let added = |into: &mut Value| match into {
+            Value::String(so_far) => so_far.push_str(delta),
+            _ => *into = delta.into(),
         };
         match kind {
             "response.output_item.added" | "response.output_item.done" => {

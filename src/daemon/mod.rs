@@ -30,7 +30,7 @@ mod sources;
 pub use sources::{sources, sources_at};
 
 use crate::config::Config;
-use crate::domain::Version;
+use crate::domain::{Version, user_text};
 use crate::ingest::Progress;
 use crate::lake::{Lake, Store, TableName};
 use crate::query::Sources;
@@ -79,7 +79,7 @@ pub fn avoided(config: &Config, window: &crate::domain::WindowName) -> Result<Ve
     let mut texts = Vec::new();
     for path in own.chain(suites) {
         for asked in eval::read_prompts(&config.resolve(path))? {
-            texts.extend(asked.messages.into_iter().rfind(|m| m.role == "user").map(|m| m.content));
+            texts.push(user_text(&asked.messages));
         }
     }
     Ok(texts)

@@ -9,6 +9,12 @@ pub struct ChatMessage {
     pub content: String,
 }
 
+/// All that the user of a conversation says, turn by turn on lines of their own.
+#[must_use]
+pub fn user_text(messages: &[ChatMessage]) -> String {
+    messages.iter().filter(|m| m.role == "user").map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n")
+}
+
 impl ChatMessage {
     /// A user's turn.
     #[must_use]

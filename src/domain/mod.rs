@@ -20,7 +20,7 @@ pub use evaluation::{Answer, Comparison, EvalReport, Guards, Interval, PartGain,
 pub use generation::{generation, losses, topic_id};
 pub use hash::PromptHash;
 pub use ids::{CycleId, IdError, LogName, ModelName, VersionNumber, VersionRef, WindowName};
-pub use message::{ChatMessage, canonical_json, push_canonical};
+pub use message::{ChatMessage, canonical_json, push_canonical, user_text};
 pub use row::{
     Coordinates, DeadLetterCode, DeadLetterRow, FeedbackRow, InferenceRow, LOGGED_BYTES_MAX, Origin, Row, RowKind,
 };

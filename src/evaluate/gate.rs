@@ -40,15 +40,18 @@ pub fn conditions(report: &EvalReport, gate: &config::Gate) -> Vec<Condition> {
 fn uneven(report: &EvalReport) -> Option<Condition> {
     let Signs { gains, losses, chance } = report.guards.signs?;
     let most = 1.0 - report.confidence;
-    let held = gains > losses && chance <= most;
-    let relation = if held { "at most" } else { "not at most" };
+    let (better, rare) = (gains > losses, chance <= most);
+    let relation = match (better, rare) {
+        (true, true) => format!("at most {most:.3}"),
+        (true, false) => format!("not at most {most:.3}"),
+        (false, true) => format!("at most {most:.3}, but the split is the wrong way round"),
+        (false, false) => format!("not at most {most:.3}, and the split is not the right way round"),
+    };
     let text = format!(
         "{gains} prompts are answered well only by the challenger and {losses} only by the champion: \
-         McNemar's exact probability, {chance:.3}, is {relation} {most:.3}, or the split is the wrong way round"
+         McNemar's exact probability, {chance:.3}, is {relation}"
     );
-    let text =
-        if gains > losses { text.trim_end_matches(", or the split is the wrong way round").to_owned() } else { text };
-    Some(Condition { name: "signs", held, text })
+    Some(Condition { name: "signs", held: better && rare, text })
 }
 
 fn no_regression(suite: &PartGain) -> Condition {

@@ -36,7 +36,8 @@ pub fn evaluate(comparisons: &[Comparison], gate: &config::Gate, seed: u64) -> E
 pub fn evaluate_watched(comparisons: &[Comparison], watched: &Watched, gate: &config::Gate, seed: u64) -> EvalReport {
     let gains: Vec<f64> = comparisons.iter().map(|c| c.challenger.reward - c.champion.reward).collect();
     let confidence = confidence_of(gate, watched.comparison);
-    let interval = |gains: &[f64]| paired_interval(gains, gate.resamples, confidence, seed);
+    let resamples = gate.resamples.max(resamples_for(confidence));
+    let interval = |gains: &[f64]| paired_interval(gains, resamples, confidence, seed);
     let truth = accuracy_pairs(comparisons);
     let reward_gain = interval(&gains);
     let mut report = EvalReport {
@@ -63,7 +64,19 @@ pub fn evaluate_watched(comparisons: &[Comparison], watched: &Watched, gate: &co
 /// each is another chance for luck to pass as skill: the k-th may be wrong 1/k² as often as the first.
 fn confidence_of(gate: &config::Gate, comparison: u32) -> f64 {
     let k = f64::from(comparison.max(1));
-    if gate.multiple_testing { 1.0 - (1.0 - gate.confidence) / (k * k) } else { gate.confidence }
+    let doubt = 1.0 - gate.confidence;
+    // No surer than the resamples can tell.
+    if gate.multiple_testing { 1.0 - (doubt / (k * k)).max(DOUBT_MIN.min(doubt)) } else { gate.confidence }
+}
+
+/// Resamples beyond each end of the interval: with fewer the end is what the luckiest resamples happen to be.
+const TAIL_RESAMPLES: f64 = 10.0;
+/// What the most resamples that are drawn, a million, can still tell.
+const DOUBT_MIN: f64 = 2.0 * TAIL_RESAMPLES / 1e6;
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 20 to a million")]
+fn resamples_for(confidence: f64) -> u32 {
+    (2.0 * TAIL_RESAMPLES / (1.0 - confidence)).ceil().clamp(1.0, 1e6) as u32
 }
 
 /// Right or wrong as 1 or 0, champion and challenger, where both are known for every prompt; `None` otherwise, because

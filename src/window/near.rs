@@ -6,17 +6,35 @@
 
 use crate::runtime::derive_seed;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::LazyLock;
 
 /// Hashes of a signature.
 const HASHES: usize = 128;
 /// Words of a run.
 const RUN: usize = 3;
 
+/// What a text is compared by: its runs of words, and their signature.
+pub(super) struct Sketch {
+    runs: BTreeSet<u64>,
+    signature: Vec<u64>,
+}
+
+impl Sketch {
+    /// Nothing where there are no words: of what has none, such as an image, nothing can be said.
+    pub(super) fn of(text: &str) -> Option<Self> {
+        static SEEDS: LazyLock<Vec<u64>> =
+            LazyLock::new(|| (0..HASHES as u64).map(|i| derive_seed(1, "minhash", &[i])).collect());
+        let runs = runs(text)?;
+        let least = |seed: &u64| runs.iter().map(|run| mix(run ^ seed)).min().unwrap_or(u64::MAX);
+        let signature = SEEDS.iter().map(least).collect();
+        Some(Self { runs, signature })
+    }
+}
+
 /// What is there already, by the order in which it was added.
 pub(super) struct Near {
     threshold: f64,
     rows: usize,
-    seeds: Vec<u64>,
     sets: Vec<BTreeSet<u64>>,
     bands: HashMap<(usize, u64), Vec<usize>>,
 }
@@ -31,50 +49,40 @@ impl Near {
             .into_iter()
             .find(finds)
             .map_or(1, |(bands, _)| HASHES / bands as usize);
-        let seeds = (0..HASHES as u64).map(|i| derive_seed(1, "minhash", &[i])).collect();
-        Self { threshold, rows, seeds, sets: Vec::new(), bands: HashMap::new() }
+        Self { threshold, rows, sets: Vec::new(), bands: HashMap::new() }
     }
 
-    /// The first text that is near this one, if any; otherwise it is added.
-    pub(super) fn find_or_add(&mut self, text: &str) -> Option<usize> {
-        let found = self.find(text);
-        if found.is_none() {
-            self.add(text);
-        }
-        found
-    }
-
-    pub(super) fn find(&self, text: &str) -> Option<usize> {
-        let set = runs(text);
-        let keys = self.keys(&set);
+    /// The first text that is near this one.
+    pub(super) fn find(&self, sketch: &Sketch) -> Option<usize> {
         let candidates: BTreeSet<usize> =
-            keys.iter().filter_map(|key| self.bands.get(key)).flatten().copied().collect();
-        candidates.into_iter().find(|at| similarity(&set, &self.sets[*at]) >= self.threshold)
+            self.keys(sketch).filter_map(|key| self.bands.get(&key)).flatten().copied().collect();
+        candidates.into_iter().find(|at| similarity(&sketch.runs, &self.sets[*at]) >= self.threshold)
     }
 
-    pub(super) fn add(&mut self, text: &str) {
-        let set = runs(text);
-        let at = self.sets.len();
-        for key in self.keys(&set) {
+    pub(super) fn add(&mut self, sketch: Sketch) {
+        let (at, keys) = (self.sets.len(), self.keys(&sketch).collect::<Vec<_>>());
+        for key in keys {
             self.bands.entry(key).or_default().push(at);
         }
-        self.sets.push(set);
+        self.sets.push(sketch.runs);
     }
 
-    fn keys(&self, set: &BTreeSet<u64>) -> Vec<(usize, u64)> {
-        let least = |seed: &u64| set.iter().map(|run| mix(run ^ seed)).min().unwrap_or(u64::MAX);
-        let signature: Vec<u64> = self.seeds.iter().map(least).collect();
+    fn keys<'s>(&self, sketch: &'s Sketch) -> impl Iterator<Item = (usize, u64)> + use<'s> {
         let band = |values: &[u64]| values.iter().fold(0, |key: u64, value| mix(key ^ value));
-        signature.chunks(self.rows).map(band).enumerate().collect()
+        sketch.signature.chunks(self.rows).map(band).enumerate()
     }
 }
 
-/// The hashes of a text's runs of words; of all its words where there are fewer.
-fn runs(text: &str) -> BTreeSet<u64> {
+/// The hashes of a text's runs of words; of all its words where there are fewer; nothing where there are none.
+fn runs(text: &str) -> Option<BTreeSet<u64>> {
     let plain = text.to_lowercase();
     let words: Vec<u64> = plain.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).map(hash).collect();
     let join = |run: &[u64]| run.iter().fold(0, |key: u64, word| mix(key ^ word));
-    if words.len() < RUN { BTreeSet::from([join(&words)]) } else { words.windows(RUN).map(join).collect() }
+    match words.len() {
+        0 => None,
+        1..RUN => Some(BTreeSet::from([join(&words)])),
+        _ => Some(words.windows(RUN).map(join).collect()),
+    }
 }
 
 fn similarity(a: &BTreeSet<u64>, b: &BTreeSet<u64>) -> f64 {
@@ -107,15 +115,17 @@ mod tests {
         let long =
             "please list all customers in Berlin who ordered more than three times in the last year and paid late";
         let mut near = Near::new(0.7);
-        near.add(long);
+        near.add(Sketch::of(long).unwrap());
+        let find = |near: &Near, text: &str| near.find(&Sketch::of(text).unwrap());
         for same in [long.to_uppercase(), format!("{long}!"), format!("{long} please")] {
-            assert_eq!(near.find(&same), Some(0), "{same}");
+            assert_eq!(find(&near, &same), Some(0), "{same}");
         }
-        for other in ["please list all customers in Berlin", "how many orders were there", ""] {
-            assert_eq!(near.find(other), None, "{other}");
+        for other in ["please list all customers in Berlin", "how many orders were there"] {
+            assert_eq!(find(&near, other), None, "{other}");
         }
-        assert_eq!(near.find_or_add("hi there"), None);
-        assert_eq!(near.find_or_add("Hi, there!"), Some(1));
+        near.add(Sketch::of("hi there").unwrap());
+        assert_eq!(find(&near, "Hi, there!"), Some(1));
+        assert!(Sketch::of(" …!").is_none(), "nothing can be said of it");
     }
 
     #[test]
@@ -124,11 +134,11 @@ mod tests {
         // 58 runs each; shifted by n they share 58 - n of 58 + n.
         for shift in [1, 3, 5] {
             let mut near = Near::new(0.8);
-            near.add(&text(0));
-            assert_eq!(near.find(&text(shift)), Some(0), "{shift}");
+            near.add(Sketch::of(&text(0)).unwrap());
+            assert_eq!(near.find(&Sketch::of(&text(shift)).unwrap()), Some(0), "{shift}");
         }
         let mut near = Near::new(0.8);
-        near.add(&text(0));
-        assert_eq!(near.find(&text(12)), None);
+        near.add(Sketch::of(&text(0)).unwrap());
+        assert_eq!(near.find(&Sketch::of(&text(12)).unwrap()), None);
     }
 }

@@ -2,9 +2,9 @@
 //! more than the window's maximum.
 
 use super::choose::{Request, last_user_turn, left_out_prompt, order};
-use super::near::Near;
+use super::near::{Near, Sketch};
 use super::rows::About;
-use crate::domain::{Exclusion, LeftOut, Prompt};
+use crate::domain::{Exclusion, LeftOut, Prompt, user_text};
 use std::collections::BTreeMap;
 
 /// How near a prompt may not be to one of an evaluation set, where the window does not say.
@@ -54,21 +54,26 @@ pub(super) fn thin(mut all: Vec<Chosen>, request: &Request<'_>, left_out: &mut V
     });
     let mut leave = |chosen: Chosen, why: Exclusion| left_out.push(left_out_prompt(chosen.prompt, why));
     let mut avoided = Near::new(window.near_duplicates.unwrap_or(AVOID_SIMILARITY));
-    request.avoid.iter().for_each(|text| avoided.add(text));
+    request.avoid.iter().filter_map(|text| Sketch::of(text)).for_each(|sketch| avoided.add(sketch));
     let mut near = window.near_duplicates.map(Near::new);
     let mut by_user: BTreeMap<String, usize> = BTreeMap::new();
     let mut kept = Vec::new();
     for chosen in all {
-        let text = last_user_turn(&chosen.prompt);
+        // Of a conversation its last turn says little; "yes" may follow anything.
+        let asked = Sketch::of(&user_text(&chosen.prompt.messages));
+        let near_one = |of: &Near, sketch: &Option<Sketch>| sketch.as_ref().is_some_and(|s| of.find(s).is_some());
         if chosen.about.weight <= 0.0 {
             leave(chosen, Exclusion::OverMaximum);
-        } else if !request.avoid.is_empty() && avoided.find(text).is_some() {
+        } else if !request.avoid.is_empty()
+            && (near_one(&avoided, &asked) || near_one(&avoided, &Sketch::of(last_user_turn(&chosen.prompt))))
+        {
             leave(chosen, Exclusion::Contaminated);
-        } else if near.as_mut().is_some_and(|near| near.find_or_add(text).is_some()) {
+        } else if near.as_ref().is_some_and(|near| near_one(near, &asked)) {
             leave(chosen, Exclusion::NearDuplicate);
         } else if is_over(&chosen, window.per_user_max, &mut by_user) {
             leave(chosen, Exclusion::UserMaximum);
         } else {
+            near.iter_mut().zip(asked).for_each(|(near, sketch)| near.add(sketch));
             kept.push(chosen);
         }
     }

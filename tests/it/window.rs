@@ -291,3 +291,27 @@ async fn text_views_and_other_time_units_are_read() {
     let schema = Arc::new(Schema::new(vec![Field::new("request_id", DataType::Utf8, false)]));
     assert!(check(&name(), sql, Sources::declared(&[("inference_log".to_owned(), schema)])).await.is_err());
 }
+
+#[tokio::test]
+async fn conversations_that_only_end_alike_are_no_duplicates() {
+    let turns = |first: &str, last: &str| {
+        let said = [("user", first), ("assistant", "Shall I?"), ("user", last)];
+        let all = said.map(|(role, content)| serde_json::json!({"role": role, "content": content}));
+        Some(serde_json::Value::from(all.to_vec()).to_string())
+    };
+    let row = |id: &str, at: i64, messages| (id.to_owned(), at, messages);
+    let rows = [
+        row("a", 1, turns("Cancel the order 17 of last week, please", "yes")),
+        row("b", 2, turns("Send a reminder to all who have not paid in May", "yes")),
+        row("c", 3, turns("Send a reminder to all who have not paid in May", "Yes!")),
+        row("d", 4, turns("Tell me of", "the largest orders of this summer")),
+    ];
+    let name = name();
+    let window = config::Window { near_duplicates: Some(0.8), ..config(SQL, 100) };
+    let avoid = ["The largest orders of this summer?".to_owned()];
+    let (since, until) = (Timestamp::EPOCH, Timestamp::from_micros(9));
+    let request = Request { name: &name, window: &window, table_version: 0, since, until, avoid: &avoid };
+    let set = choose(&request, vec![inference_log(&rows)]).await.unwrap();
+    assert_eq!(ids(&set), BTreeSet::from(["a", "c"]));
+    assert_eq!(reasons(&set), [("b", Exclusion::NearDuplicate), ("d", Exclusion::Contaminated)]);
+}

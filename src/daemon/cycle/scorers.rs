@@ -6,7 +6,7 @@ use crate::query::{Limits, Session, messages_from_json};
 use crate::runtime::derive_seed;
 use crate::tao::Watch;
 use crate::tao::score::calibrate::{Calibration, Sample, calibrate};
-use crate::tao::score::{Case, Composition, Rated};
+use crate::tao::score::{Case, Composition, Judge, Rated};
 use anyhow::{Context as _, Result};
 use arrow::array::{Array as _, AsArray as _};
 use arrow::datatypes::Float64Type;
@@ -25,8 +25,19 @@ pub(super) struct Scorers {
     pub(super) training: Composition,
     /// What the gate decides by, where it is another.
     pub(super) held_out: Option<Composition>,
+    /// Pinned suites' own scorers, by the suite's name.
+    pub(super) suites: BTreeMap<String, Composition>,
+    /// The judge who sees both answers, where the gate asks one.
+    pub(super) win_rate: Option<Judge>,
     /// What the fit to users' feedback found, where it was asked for.
     pub(super) calibration: Option<Calibration>,
+}
+
+impl Scorers {
+    /// What the gate decides by.
+    pub(super) fn gate(&self) -> &Composition {
+        self.held_out.as_ref().unwrap_or(&self.training)
+    }
 }
 
 pub(super) async fn open(
@@ -47,7 +58,24 @@ pub(super) async fn open(
         let mapping = calibration.as_ref().and_then(|c| c.mapping.clone());
         let held_out =
             gate.map(|score| Composition::open(score, &resolve, &rated).with_context(|| section("gate.score")));
-        Ok(Scorers { training: training.with_mapping(mapping), held_out: held_out.transpose()?, calibration })
+        // All that the gate needs is opened now: a wrong path is not to be met after hours of training.
+        let mut suites = BTreeMap::new();
+        for (name, suite) in &settings.gate.suites {
+            if let Some(score) = &suite.score {
+                let place = || section(&format!("gate.suites.{name}.score"));
+                suites.insert(name.clone(), Composition::open(score, &resolve, &[]).with_context(place)?);
+            }
+        }
+        let win_rate = settings.gate.win_rate.as_ref();
+        let win_rate =
+            win_rate.map(|w| Judge::open(&w.judge, &resolve).with_context(|| section("gate.win_rate.judge")));
+        Ok(Scorers {
+            training: training.with_mapping(mapping),
+            held_out: held_out.transpose()?,
+            suites,
+            win_rate: win_rate.transpose()?,
+            calibration,
+        })
     })
 }
 

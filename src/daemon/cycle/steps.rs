@@ -11,7 +11,7 @@ use crate::lake::TableName;
 use crate::model::{Lora, PromptGroup};
 use crate::runtime::{derive_seed, memory_available_bytes, now};
 use crate::tao::explore::{Explored, PastAnswer, Policies};
-use crate::tao::score::{Case, Composition, Judge, refuses};
+use crate::tao::score::{Case, Composition, refuses};
 use crate::tao::{self, Watch};
 use crate::{daemon::schedule::Past, window};
 use anyhow::{Context as _, Result};
@@ -238,7 +238,7 @@ pub(super) fn compare(turn: &Turn<'_>, set: &TrainingSet, challenger: &Lora) -> 
     let after = texts(turn, prompts, Some(challenger))?;
     turn.report("evaluate", 2 * prompts.len(), 2 * prompts.len());
     let scorers = &turn.scorers;
-    let gate = scorers.held_out.as_ref().unwrap_or(&scorers.training);
+    let gate = scorers.gate();
     let judged = both(turn, gate, prompts, &before, &after)?;
     let training = match scorers.held_out {
         Some(_) => Some(both(turn, &scorers.training, prompts, &before, &after)?),
@@ -292,7 +292,7 @@ fn wins(
     before: &[(String, u32)],
     after: &[(String, u32)],
 ) -> Result<Option<Vec<Option<f64>>>> {
-    let Some(settings) = &turn.settings.gate.win_rate else { return Ok(None) };
+    let Some(judge) = &turn.scorers.win_rate else { return Ok(None) };
     let report = |p: tao::Progress| turn.report("judge", p.done, p.total);
     let watch = Watch::new(&report, turn.control.flag());
     let duels: Vec<(Case<'_>, &str)> = prompts
@@ -300,9 +300,8 @@ fn wins(
         .zip(before.iter().zip(after))
         .map(|(p, ((before, _), (after, _)))| (Case::new(&p.messages, after), before.as_str()))
         .collect();
-    let ask = || Judge::open(&settings.judge, &|path| turn.job.config.resolve(path))?.duels(&duels, &watch);
     let place = || format!("models.{}.gate.win_rate.judge", turn.job.model);
-    Ok(Some(block_in_place(ask).with_context(place)?))
+    Ok(Some(block_in_place(|| judge.duels(&duels, &watch)).with_context(place)?))
 }
 
 /// What the base alone earns on the holdout; nothing where it is the champion.
@@ -311,7 +310,7 @@ fn base_reward(turn: &Turn<'_>, gate: &Composition, prompts: &[Prompt]) -> Resul
         return Ok(None);
     }
     let answers = texts(turn, prompts, None)?;
-    Ok(mean(both(turn, gate, prompts, &answers, &answers)?.into_iter().map(|(reward, _)| reward)))
+    Ok(mean(rewards(turn, gate, &cases(prompts, &answers))?.into_iter()))
 }
 
 /// The mean of the rewards that there are.
@@ -330,28 +329,19 @@ fn suites(turn: &Turn<'_>, champion: Option<&Lora>, challenger: &Lora) -> Result
     for (name, suite) in &turn.settings.gate.suites {
         let place = || format!("models.{}.gate.suites.{name}", turn.job.model);
         let asked = read_prompts(&turn.job.config.resolve(&suite.path)).with_context(place)?;
-        let own = match &suite.score {
-            Some(score) => {
-                let open = || Composition::open(score, &|path| turn.job.config.resolve(path), &[]);
-                Some(block_in_place(open).with_context(place)?)
-            }
-            None => None,
-        };
-        let scorers = own.as_ref().or(turn.scorers.held_out.as_ref()).unwrap_or(&turn.scorers.training);
+        let scorers = turn.scorers.suites.get(name).unwrap_or_else(|| turn.scorers.gate());
         let conversations: Vec<_> = asked.iter().map(|a| a.messages.clone()).collect();
-        let rewards = |adapter: Option<&Lora>| -> Result<Vec<Option<f64>>> {
+        let earned = |adapter: Option<&Lora>| {
             let options = &turn.settings.explore;
             let answers =
                 block_in_place(|| tao::explore::answer_greedily(&turn.base, adapter, &conversations, options))?;
             let cases: Vec<Case<'_>> = asked.iter().zip(&answers).map(|(a, (text, _))| a.case(text)).collect();
-            let quiet = |_: tao::Progress| {};
-            let watch = Watch::new(&quiet, turn.control.flag());
-            Ok(block_in_place(|| scorers.judge(&cases, &watch))?.into_iter().map(|v| v.reward).collect())
+            rewards(turn, scorers, &cases)
         };
-        let pairs = rewards(champion)?.into_iter().zip(rewards(Some(challenger))?);
+        let pairs = earned(champion)?.into_iter().zip(earned(Some(challenger))?);
         all.insert(name.clone(), pairs.filter_map(|(before, after)| Some((before?, after?))).collect());
         if champion.is_some()
-            && let Some(base) = mean(rewards(None)?.into_iter())
+            && let Some(base) = mean(earned(None)?.into_iter())
         {
             bases.insert(name.clone(), base);
         }
@@ -374,14 +364,18 @@ fn both(
     before: &[(String, u32)],
     after: &[(String, u32)],
 ) -> Result<Vec<(Option<f64>, Option<f64>)>> {
+    let side = |texts: &[(String, u32)]| rewards(turn, scorers, &cases(prompts, texts));
+    Ok(side(before)?.into_iter().zip(side(after)?).collect())
+}
+
+fn cases<'a>(prompts: &'a [Prompt], answers: &'a [(String, u32)]) -> Vec<Case<'a>> {
+    prompts.iter().zip(answers).map(|(p, (text, _))| Case::new(&p.messages, text)).collect()
+}
+
+fn rewards(turn: &Turn<'_>, scorers: &Composition, cases: &[Case<'_>]) -> Result<Vec<Option<f64>>> {
     let report = |p: tao::Progress| turn.report("judge", p.done, p.total);
     let watch = Watch::new(&report, turn.control.flag());
-    let side = |texts: &[(String, u32)]| -> Result<Vec<Option<f64>>> {
-        let cases: Vec<Case<'_>> =
-            prompts.iter().zip(texts).map(|(p, (text, _))| Case::new(&p.messages, text)).collect();
-        Ok(block_in_place(|| scorers.judge(&cases, &watch))?.into_iter().map(|v| v.reward).collect())
-    };
-    Ok(side(before)?.into_iter().zip(side(after)?).collect())
+    Ok(block_in_place(|| scorers.judge(cases, &watch))?.into_iter().map(|v| v.reward).collect())
 }
 
 fn correct(turn: &Turn<'_>, prompts: &[Prompt], texts: &[(String, u32)]) -> Vec<Option<bool>> {
