@@ -1,13 +1,14 @@
-"""Runs a Pelton cycle as a task of a Ray cluster: a launcher for `[cycle] launcher`.
+"""Runs a Pelton cycle on a Ray cluster: a launcher for `[cycle] launcher`.
 
     [cycle]
     launcher = ["python3", "ray_launcher.py", "{pelton}", "cycle", "resume", "{cycle}", "--token", "{token}", "--config", "{config}"]
 
-The cluster is the one that RAY_ADDRESS names (Ray's own variable), or one of this machine that lives as long as the task. The nodes
-need the program, the configuration and the lake under the same names; PELTON_RAY_GPUS and PELTON_RAY_CPUS say what the task takes
-(0 and 1). The launcher ends when the cycle does, with its exit status; asked to end (SIGTERM), it asks the cycle to.
+The cluster is the one that RAY_ADDRESS names (Ray's own variable), or one of this machine that lives as long as the cycle. The nodes
+need the program, the configuration and the lake under the same names; PELTON_RAY_CPUS and PELTON_RAY_GPUS say what the cycle takes
+(1 and 0). The launcher ends when the cycle does, with its exit status; asked to end (SIGTERM), it asks the cycle to.
 """
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -15,52 +16,60 @@ import sys
 
 import ray
 
+PR_SET_PDEATHSIG = 1
 
-@ray.remote(max_retries=0)
-def run(command):
-    node = ray.get_runtime_context().get_node_id()
-    print(f"ray: node {node} runs {' '.join(command)}", flush=True)
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        # Ray carries a task's lines to whoever started it.
-        for line in child.stdout:
+
+@ray.remote(max_concurrency=2)
+class Cycle:
+    """One process on a node; a second call ends it."""
+
+    def __init__(self):
+        self.child = None
+
+    def run(self, command):
+        node = ray.get_runtime_context().get_node_id()
+        print(f"ray: node {node} runs {' '.join(command)}", flush=True)
+        self.child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        )
+        # Ray carries an actor's lines to whoever made it.
+        for line in self.child.stdout:
             print(line, end="", flush=True)
-        return child.wait()
-    except BaseException:
-        # Cancelled: the cycle stays open, and whoever runs it next goes on with it.
-        child.terminate()
-        child.wait(timeout=60)
-        raise
+        return self.child.wait()
+
+    def end(self):
+        if self.child is not None:
+            self.child.terminate()
 
 
-def main():
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    local = "RAY_ADDRESS" not in os.environ
-    ray.init(
-        num_cpus=int(os.environ.get("PELTON_RAY_CPUS", "1")) if local else None,
-        include_dashboard=False if local else None,
-        log_to_driver=True,
-        logging_level="warning",
-    )
-    options = {
-        "num_cpus": float(os.environ.get("PELTON_RAY_CPUS", "1")),
-        "num_gpus": float(os.environ.get("PELTON_RAY_GPUS", "0")),
-    }
-    task = run.options(**options).remote(sys.argv[1:])
+def main(command):
+    cpus, gpus = float(os.environ.get("PELTON_RAY_CPUS", "1")), float(os.environ.get("PELTON_RAY_GPUS", "0"))
+    local = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": max(1, round(cpus)), "include_dashboard": False}
+    ray.init(logging_level="warning", **local)
+    asked = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    cycle = Cycle.options(num_cpus=cpus, num_gpus=gpus).remote()
+    status = cycle.run.remote(command)
+    while not ray.wait([status], timeout=0.5)[0]:
+        if asked:
+            asked.clear()
+            cycle.end.remote()
+    return ray.get(status)
 
-    def end(*_):
-        ray.cancel(task)
 
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    try:
-        sys.exit(ray.get(task))
-    except (ray.exceptions.TaskCancelledError, ray.exceptions.RayTaskError) as ended:
-        print(f"ray: {ended}", file=sys.stderr)
-        # The cycle goes on later: docs/CYCLES.md, exit codes.
-        sys.exit(4 if isinstance(ended, ray.exceptions.TaskCancelledError) else 1)
+def apart(command):
+    """Calls `main` in a session of its own: Pelton signals the whole group, which would end a local cluster under its cycle."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        sys.exit(main(command))
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: os.kill(child, signal.SIGTERM))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    sys.exit(apart(sys.argv[1:]))

@@ -86,6 +86,33 @@ launcher = ["sh", "-c", "echo launched for {model}; exec {pelton} cycle resume {
     assert_eq!(rig.announced().await, rig.versions().await);
 }
 
+/// On a real Ray cluster of this machine: the cycle ends in its version; and a daemon that is asked to end has it end in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cycle_runs_on_ray_and_is_ended_there() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/ray_launcher.py");
+    let launcher = format!(
+        "[cycle]\nlauncher = ['{}', '{script}', '{{pelton}}', 'cycle', 'resume', '{{cycle}}', '--token', '{{token}}', \
+         '--config', '{{config}}']",
+        crate::support::python::program()
+    );
+    let rig = Rig::new(&launcher, "").await;
+    let short = rig.cycle(Trigger::Queued, 16).await;
+    let mut daemon = Daemon::start(&rig.path);
+    rig.reaches(&short, CycleState::Done, &mut daemon).await;
+    let log = rig.pelton(&["cycle", "logs", short.as_str()]);
+    assert!(String::from_utf8_lossy(&log.stdout).contains("ray: node"), "{log:?}");
+    assert_eq!(rig.announced().await, rig.versions().await);
+
+    let long = rig.cycle(Trigger::Queued, 400).await;
+    rig.reaches(&long, CycleState::Explore, &mut daemon).await;
+    assert!(daemon.stop().success());
+    // It is open, and nobody is at work on it any more.
+    assert_eq!(rig.state(&long).await, CycleState::Explore);
+    let shown = rig.pelton(&["cycle", "logs", long.as_str()]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("interrupted"), "{shown:?}");
+    assert_eq!(rig.json(&["cycle", "cancel", long.as_str(), "--json"])["state"], "cancelled");
+}
+
 /// A process that dies before its first word fails its own try, not the one before it; one that leaves its cycle as it is, is
 /// not started again at once.
 #[tokio::test(flavor = "multi_thread")]
