@@ -20,7 +20,7 @@ use std::process::ExitCode;
                         pelton sql --at-version 12 \"SELECT count(*) FROM inference_log\"\n\n\
                         Beside DataFusion's functions: prompt_hash(messages), token_count(text, 'a configured model'), and for\n\
                         JSON columns such as request, response and extra ->, ->>, json_get_str, json_get_int, json_length …\n  \
-                        pelton sql \"SELECT request->>'temperature' AS t, count(*) FROM inference_log GROUP BY 1\""
+                        pelton sql \"SELECT count(*) FROM inference_log WHERE (request->>'user') = 'ann'\""
 )]
 pub struct Args {
     /// The query; `-` reads it from standard input

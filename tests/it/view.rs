@@ -74,7 +74,7 @@ async fn signals_join_their_call_without_multiplying_it() {
 async fn sql_reads_json_and_counts_tokens_as_a_configured_model_does() {
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sql-tiny");
     let window = "SELECT request_id, request_time, messages FROM inference_log WHERE request_time >= $since \
-                  AND request_time < $until AND token_count(prompt, 'm') < 200 AND request->>'user' IS NOT NULL";
+                  AND request_time < $until AND token_count(prompt, 'm') < 200 AND (request->>'user') IS NOT NULL";
     let sections = |window: &str| {
         format!(
             "[windows.w]\nsql = \"{window}\"\n[models.m]\nbase = '{}'\nwindow = 'w'\n\
