@@ -52,10 +52,7 @@ fn set_the_allocator_up() {
     let settings: &[(&str, &str)] = match command.as_str() {
         // Training keeps freed pages.
         "cycle" | "demo" => &[("MIMALLOC_PURGE_DELAY", "-1")],
-        "sidecar" => &LEAN,
-        // A merge beside ingestion frees a hundred megabytes a second that other threads allocated: kept for the usual second
-        // they were 300 MB more resident, for no less CPU time.
-        "run" => &[("MIMALLOC_PURGE_DELAY", "0"), LEAN[0], LEAN[1], LEAN[2]],
+        "sidecar" | "run" => &LEAN,
         _ => return,
     };
     let mark = std::env::var(MARK).ok();

@@ -193,14 +193,13 @@ impl<S: Sink + 'static> State<S> {
         if self.is_due() && self.worker.waiting < BATCHES_WAITING_MAX {
             self.send()?;
         }
-        let (in_flight, most) = (self.in_flight(), ingest.in_flight_bytes_max);
-        // While there are rows: they go by themselves, so that nothing waits for memory that others hold.
-        let held = if self.buffer.row_bytes() > 0 { self.resident.grown() } else { 0 };
-        if !self.paused && in_flight.max(held) >= most {
-            Event::Paused { buffer_bytes: in_flight.max(held) as u64 }.emit();
+        let in_flight = self.in_flight();
+        let room = self.resident.room(ingest.in_flight_bytes_max, in_flight);
+        if !self.paused && in_flight >= room {
+            Event::Paused { buffer_bytes: in_flight as u64 }.emit();
             consumer.pause(&self.readable()).map_err(Error::Fatal)?;
             self.paused = true;
-        } else if self.paused && in_flight <= most / 2 && held <= most / 8 * 7 {
+        } else if self.paused && in_flight <= room / 2 {
             consumer.resume(&self.readable()).map_err(Error::Fatal)?;
             Event::Resumed.emit();
             self.paused = false;

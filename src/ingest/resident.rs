@@ -1,7 +1,7 @@
 //! What ingestion has made the process hold, whoever holds it: rows, the allocators' free pages, librdkafka, merges.
 //!
 //! The counts of rows say how much there is; the allocators decide how much memory that takes, and keep what was freed for a
-//! while. So the budget bounds both: what is counted, and, while there are rows, what the process really holds.
+//! while. So what the process holds beside what is counted is taken from the budget: it bounds both together.
 
 use crate::runtime::anonymous_bytes;
 use std::time::{Duration, Instant};
@@ -21,12 +21,13 @@ impl Resident {
         Self { at_start: anonymous_bytes(), asked: Instant::now(), grown: 0 }
     }
 
-    /// Bytes that the process holds more than when ingestion began.
-    pub(super) fn grown(&mut self) -> usize {
+    /// How much of the budget is there for what is counted; at least half of it, so that batches keep their size whatever
+    /// others hold.
+    pub(super) fn room(&mut self, budget: usize, counted: usize) -> usize {
         if self.asked.elapsed() >= EVERY {
             self.asked = Instant::now();
             self.grown = anonymous_bytes().saturating_sub(self.at_start);
         }
-        self.grown
+        budget - self.grown.saturating_sub(counted).min(budget / 2)
     }
 }
