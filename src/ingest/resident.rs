@@ -21,13 +21,14 @@ impl Resident {
         Self { at_start: anonymous_bytes(), asked: Instant::now(), grown: 0 }
     }
 
-    /// How much of the budget is there for what is counted; at least half of it, so that batches keep their size whatever
-    /// others hold.
+    /// How much of the budget is there for what is counted: not an eighth, for what comes between two looks, and not what others
+    /// hold; at least half of it, so that batches keep their size whatever that is.
     pub(super) fn room(&mut self, budget: usize, counted: usize) -> usize {
         if self.asked.elapsed() >= EVERY {
             self.asked = Instant::now();
             self.grown = anonymous_bytes().saturating_sub(self.at_start);
         }
-        budget - self.grown.saturating_sub(counted).min(budget / 2)
+        let beside = budget / 8 + self.grown.saturating_sub(counted);
+        budget - beside.min(budget / 2)
     }
 }
