@@ -9,6 +9,7 @@ use super::generation::Generations;
 use super::pace::Pace;
 use super::progress::Progress;
 use super::registry::Registry;
+use super::resident::Resident;
 use super::routes::Routes;
 use super::sink::{Sink, SinkError};
 use super::worker::{CutOf, Done, Worker};
@@ -60,6 +61,8 @@ pub(super) struct State<S: Sink + 'static> {
     pub(super) pace: Pace,
     pub(super) pause_max: Duration,
     pub(super) paused: bool,
+    /// What the process holds, beside what is counted.
+    pub(super) resident: Resident,
     /// When the owned topics were looked at last.
     pub(super) looked: Instant,
     /// Some partition may wait for a schema.
@@ -96,6 +99,7 @@ impl<S: Sink + 'static> Context<S> {
             pace: Pace::new(ingest),
             pause_max,
             paused: false,
+            resident: Resident::new(),
             looked: Instant::now(),
             held: false,
             closing: false,

@@ -32,6 +32,7 @@ mod pace;
 mod poll;
 mod progress;
 mod registry;
+mod resident;
 mod routes;
 mod sink;
 mod topic_id;

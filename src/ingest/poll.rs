@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 const POLL_MAX: Duration = Duration::from_millis(50);
 /// What a row costs in memory beside its message: offsets, numbers and validity of some thirty columns.
 const ROW_OVERHEAD_BYTES: usize = 512;
+/// Bytes that rows may take at least, however much of the budget librdkafka may fetch ahead.
+const ROOM_MIN: usize = 256 << 10;
 /// Batches that the worker may hold: one being committed, one waiting.
 const BATCHES_WAITING_MAX: usize = 2;
 
@@ -193,12 +195,14 @@ impl<S: Sink + 'static> State<S> {
         if self.is_due() && self.worker.waiting < BATCHES_WAITING_MAX {
             self.send()?;
         }
-        let in_flight = self.in_flight();
-        if !self.paused && in_flight >= ingest.in_flight_bytes_max {
+        // What librdkafka may hold is counted always, so that it is what remains beside it that has to be half empty.
+        let (in_flight, fetched) = (self.in_flight(), self.fetched_bytes_max);
+        let room = self.resident.room(ingest.in_flight_bytes_max, in_flight).max(fetched + ROOM_MIN);
+        if !self.paused && in_flight >= room {
             Event::Paused { buffer_bytes: in_flight as u64 }.emit();
             consumer.pause(&self.readable()).map_err(Error::Fatal)?;
             self.paused = true;
-        } else if self.paused && in_flight <= ingest.in_flight_bytes_max / 2 {
+        } else if self.paused && in_flight - fetched <= (room - fetched) / 2 {
             consumer.resume(&self.readable()).map_err(Error::Fatal)?;
             Event::Resumed.emit();
             self.paused = false;

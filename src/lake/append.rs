@@ -77,6 +77,8 @@ impl Lake {
     /// # Errors
     /// [`Error::Table`] where the store stays away or the batch does not fit the table.
     pub async fn append(&self, name: TableName, batch: RecordBatch) -> Result<()> {
+        // Numbers are taken in the order of commits, so that a number that stands there says that those before it are in.
+        let _turn = self.turn(name).await;
         let sequence = self.inner.appends.fetch_add(1, Ordering::Relaxed);
         let transaction = Transaction::new(format!("writer/{}", self.inner.writer), sequence);
         self.append_as(name, transaction, batch).await

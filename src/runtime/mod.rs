@@ -22,6 +22,16 @@ pub fn now() -> Timestamp {
     Timestamp::from(chrono::Utc::now())
 }
 
+/// The anonymous memory that this process has resident now, in bytes: its heap and stacks, not the pages of files
+/// (`/proc/self/statm`; 0 where there is none).
+#[must_use]
+pub fn anonymous_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let mut pages = statm.split(' ').skip(1).map(|n| n.parse::<usize>().unwrap_or(0));
+    let (resident, shared) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+    resident.saturating_sub(shared) * 4096
+}
+
 /// The most memory that this process has had resident, in bytes (`VmHWM` of `/proc/self/status`; 0 where there is none).
 #[must_use]
 pub fn peak_rss_bytes() -> u64 {
