@@ -361,11 +361,12 @@ impl Outbox {
         if messages.is_empty() {
             return;
         }
-        match self.spill.append(&messages, self.sync) {
-            Ok(lost) => {
-                if lost > 0 {
-                    Event::LogDropped { why: "spill", count: lost, detail: "the queue on the disk is full" }.emit();
-                }
+        let (lost, written) = self.spill.append(&messages, self.sync);
+        if lost > 0 {
+            Event::LogDropped { why: "spill", count: lost, detail: "the queue on the disk is full" }.emit();
+        }
+        match written {
+            Ok(()) => {
                 waiting.into_iter().for_each(|durable| {
                     durable.send(()).ok();
                 });

@@ -336,10 +336,18 @@ impl From<Refused> for Refusal {
     }
 }
 
+/// Servers route by the decoded path. What needs no encoding (RFC 3986, section 2.3) is not taken encoded, so that no route has a
+/// second spelling, nor what would be another path once it is decoded.
 fn check_path(path: &str) -> Result<(), Refusal> {
-    let lower = path.to_ascii_lowercase();
-    let climbs = lower.split('/').any(|segment| matches!(segment.replace("%2e", ".").as_str(), "." | ".."));
-    if climbs || lower.contains("%2f") || lower.contains("%5c") || path.contains("//") {
+    let hidden = |encoded: &[u8]| {
+        let digits = encoded.get(..2).and_then(|two| std::str::from_utf8(two).ok());
+        let byte = digits.and_then(|two| u8::from_str_radix(two, 16).ok());
+        byte.is_none_or(|b| b.is_ascii_alphanumeric() || b.is_ascii_control() || b"-._~/\\%".contains(&b))
+    };
+    let bytes = path.as_bytes();
+    let encodes = (0..bytes.len()).any(|at| bytes[at] == b'%' && hidden(&bytes[at + 1..]));
+    let climbs = path.split('/').any(|segment| matches!(segment, "." | ".."));
+    if climbs || encodes || path.contains("//") {
         return Err(Refusal::bad("the path is none that a server has"));
     }
     if OPERATORS.contains(&path.trim_end_matches('/')) {

@@ -157,11 +157,12 @@ impl Spill {
         self.messages() == 0
     }
 
-    /// Adds messages at the end; returns how many old ones had to go for them.
+    /// Adds messages at the end; gives how many old ones had to go for them, also where it fails.
     ///
     /// # Errors
-    /// Where they cannot be written even after the oldest segment is gone; then none of them is in the queue.
-    pub fn append(&mut self, messages: &[Message], sync: bool) -> Result<u64, SpillError> {
+    /// Where they cannot be written, though a full disk was given room by all but the newest segment; then none of them is in
+    /// the queue.
+    pub fn append(&mut self, messages: &[Message], sync: bool) -> (u64, Result<(), SpillError>) {
         let mut bytes = Vec::new();
         messages.iter().for_each(|message| encode(message, &mut bytes));
         let mut lost = 0;
@@ -170,10 +171,12 @@ impl Spill {
         }
         loop {
             match self.write(&bytes, messages.len() as u64, sync) {
-                Ok(()) => return Ok(lost),
-                // A disk that is full may have room for the new without the oldest.
-                Err(_) if self.segments.len() > 1 => lost += self.remove_first(),
-                Err(source) => return Err(SpillError::Io { what: "write to", path: self.dir.clone(), source }),
+                Ok(()) => return (lost, Ok(())),
+                // A disk that is full may have room for the new without the oldest. What else fails fails without them, too.
+                Err(error) if is_full(&error) && self.segments.len() > 1 => lost += self.remove_first(),
+                Err(source) => {
+                    return (lost, Err(SpillError::Io { what: "write to", path: self.dir.clone(), source }));
+                }
             }
         }
     }
@@ -342,6 +345,10 @@ fn recover(path: &Path) -> io::Result<Done> {
     Ok(found)
 }
 
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,12 +367,26 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_written_costs_nothing_that_is_there() {
+        let home = tempfile::tempdir().unwrap();
+        let (dir, away) = (home.path().join("spill"), home.path().join("away"));
+        // Each message fills a segment, so that the next one needs a file.
+        let mut spill = Spill::open(&dir, 1_600).unwrap();
+        (0..8).for_each(|n| assert!(matches!(spill.append(&[message(n)], false), (0, Ok(())))));
+        std::fs::rename(&dir, &away).unwrap();
+        assert!(matches!(spill.append(&[message(8)], false), (0, Err(SpillError::Io { .. }))));
+        std::fs::rename(&away, &dir).unwrap();
+        spill.append(&[message(9)], false).1.unwrap();
+        assert_eq!(keys(&mut spill), ["k0", "k1", "k2", "k3", "k4", "k5", "k6", "k7", "k9"]);
+    }
+
+    #[test]
     fn what_goes_in_comes_out_in_order_also_by_another_process() {
         let dir = tempfile::tempdir().unwrap();
         let mut spill = Spill::open(dir.path(), 1 << 20).unwrap();
         assert!(matches!(Spill::open(dir.path(), 1 << 20), Err(SpillError::InUse(_))));
         for n in 0..20 {
-            spill.append(&[message(n)], n % 2 == 0).unwrap();
+            spill.append(&[message(n)], n % 2 == 0).1.unwrap();
         }
         let batch = spill.peek(250).unwrap().unwrap();
         let first = batch.messages.len();
@@ -375,11 +396,11 @@ mod tests {
         drop(spill);
         let mut spill = Spill::open(dir.path(), 1 << 20).unwrap();
         assert_eq!(spill.messages(), 20 - first as u64);
-        spill.append(&[message(20)], false).unwrap();
+        spill.append(&[message(20)], false).1.unwrap();
         let expected: Vec<String> = (first..21).map(|n| format!("k{n}")).collect();
         assert_eq!(keys(&mut spill), expected);
         assert!(spill.is_empty());
-        spill.append(&[message(21)], false).unwrap();
+        spill.append(&[message(21)], false).1.unwrap();
         assert_eq!(keys(&mut spill), ["k21"]);
     }
 
@@ -387,9 +408,9 @@ mod tests {
     fn a_second_outage_and_a_restart_lose_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let mut spill = Spill::open(dir.path(), 1 << 20).unwrap();
-        (0..9).for_each(|n| assert_eq!(spill.append(&[message(n)], false).unwrap(), 0));
+        (0..9).for_each(|n| assert!(matches!(spill.append(&[message(n)], false), (0, Ok(())))));
         assert_eq!(keys(&mut spill).len(), 9);
-        (9..14).for_each(|n| assert_eq!(spill.append(&[message(n)], false).unwrap(), 0));
+        (9..14).for_each(|n| assert!(matches!(spill.append(&[message(n)], false), (0, Ok(())))));
         drop(spill);
         let mut spill = Spill::open(dir.path(), 1 << 20).unwrap();
         assert_eq!(spill.messages(), 5);
@@ -404,7 +425,7 @@ mod tests {
     fn damage_on_the_disk_costs_its_segment_counted_and_stops_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let mut spill = Spill::open(dir.path(), 4096).unwrap();
-        (0..12).for_each(|n| assert_eq!(spill.append(&[message(n)], false).unwrap(), 0));
+        (0..12).for_each(|n| assert!(matches!(spill.append(&[message(n)], false), (0, Ok(())))));
         let path = spill.path(1);
         let mut bytes = fs::read(&path).unwrap();
         bytes[20] ^= 1;

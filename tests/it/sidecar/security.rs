@@ -69,6 +69,12 @@ async fn a_client_chooses_neither_a_server_nor_a_route_of_the_operator() {
     for path in ["/v1/../health", "/v1/%2e%2e/health", "/v1/a/%2E./x", "/v1//chat", "/v1/a%2fb", "/v1/x%5cy"] {
         assert_eq!(raw(&format!("GET {path} HTTP/1.1\r\nhost: x")).await, 400, "{path}");
     }
+    // Servers route by the decoded path.
+    for path in
+        ["/v1/load%5Flora_adapter", "/v1/%6coad_lora_adapter", "/v1/load_lora_adapter%2f", "/v1/%256coad", "/v1/%6"]
+    {
+        assert_eq!(raw(&format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0")).await, 400, "{path}");
+    }
     assert!(double.came().is_empty(), "{:?}", double.came());
     // The authority of a request names no server either.
     assert_eq!(raw("GET http://127.0.0.1:1/v1/thing HTTP/1.1\r\nhost: 127.0.0.1:1").await, 200);
