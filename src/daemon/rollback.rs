@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use arrow::array::{Array as _, AsArray as _};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMicrosecondType};
+use futures::TryStreamExt as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -185,7 +186,9 @@ async fn by_sql(
 ) -> Result<(Side, Side)> {
     let session = Session::new(super::sources(config, lake).await?, Limits::default())?;
     let mut sides = Sides::of(model, watched);
-    for batch in session.query_with(sql, &times(settings, watched)).await?.collect().await? {
+    // A row a request: they are added up as they come, never held together.
+    let mut batches = session.query_with(sql, &times(settings, watched)).await?.batches;
+    while let Some(batch) = batches.try_next().await? {
         let column = |name: &str, kind: &DataType| {
             let found = batch.column_by_name(name).with_context(|| format!("its SQL returns no column `{name}`"))?;
             cast(found, kind).with_context(|| format!("column `{name}` has the type {}", found.data_type()))
