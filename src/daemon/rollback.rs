@@ -40,8 +40,8 @@ struct Watched {
     before: Option<VersionRef>,
 }
 
-/// Watches every model that is configured so, until the shutdown.
-pub(super) async fn run(config: &Config, lake: &Lake, fence: &Fence, shutdown: &Shutdown) {
+/// Watches every model that is configured so, until the shutdown; gives whether it ended because the fence is another daemon's.
+pub(super) async fn run(config: &Config, lake: &Lake, fence: &Fence, shutdown: &Shutdown) -> bool {
     let mut looked: BTreeMap<ModelName, Timestamp> = BTreeMap::new();
     let mut told = BTreeSet::new();
     let watching = || config.models.iter().filter_map(|(name, model)| Some((name, model, model.rollback.as_ref()?)));
@@ -55,6 +55,9 @@ pub(super) async fn run(config: &Config, lake: &Lake, fence: &Fence, shutdown: &
             looked.insert(name.clone(), now);
             let looks = look(config, lake, (name, model, settings), fence, &mut told, shutdown);
             if let Err(error) = looks.await {
+                if error.downcast_ref::<crate::lake::Error>().is_some_and(crate::lake::Error::is_fenced) {
+                    return true;
+                }
                 let (model, error) = (name.as_str(), format!("{error:#}"));
                 tracing::warn!(model, error, "the promoted version could not be watched, trying again");
             }
@@ -64,6 +67,7 @@ pub(super) async fn run(config: &Config, lake: &Lake, fence: &Fence, shutdown: &
             () = shutdown.cancelled() => {}
         }
     }
+    false
 }
 
 /// Looks once at a model's promotion, and rolls it back where it fell.
