@@ -13,6 +13,7 @@ use crate::query::{Limits, Session, Sources, messages_from_json};
 use crate::runtime::{Shutdown, now};
 use crate::tao::Watch;
 use crate::tao::score::{Case, Composition};
+use crate::telemetry::Event;
 use anyhow::{Context as _, Result, bail};
 use arrow::array::{Array as _, AsArray as _};
 use arrow::compute::cast;
@@ -133,11 +134,12 @@ async fn look(
             old.count,
             transition::champion_text(watched.before.as_ref())
         );
-        tracing::warn!(version = %watched.version, reason, "rolled back");
         let decide = |known: &[Version]| {
             transition::roll_back(known, &watched.version, None, &reason, now()).map_err(|e| e.to_string())
         };
-        lake.change_versions(name, std::slice::from_ref(fence), decide).await?;
+        if !lake.change_versions(name, std::slice::from_ref(fence), decide).await?.is_empty() {
+            Event::VersionRolledBack { version: &watched.version.to_string(), reason: &reason }.emit();
+        }
         return Ok(());
     }
     Ok(())
