@@ -250,7 +250,8 @@ fn admin_options() -> AdminOptions {
 }
 
 /// Errors of a broker that cannot be reached, in difference to one that answers and refuses.
-fn is_away(error: &KafkaError) -> bool {
+#[must_use]
+pub fn is_away(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
         error.rdkafka_error_code(),
