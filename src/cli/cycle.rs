@@ -220,7 +220,10 @@ async fn turn(
             }
             // A scheduler tries it again; a person who ran it by hand reads the error now.
             if !supervised {
-                cycle::park_if_spent(lake, id, 0, &[]).await?;
+                // What went wrong first is what they need to read, also where the store has gone away meanwhile.
+                if let Err(parked) = cycle::park_if_spent(lake, id, 0, &[]).await {
+                    tracing::warn!(error = format!("{parked:#}"), "the cycle could not be parked");
+                }
             }
             return Err(error);
         }

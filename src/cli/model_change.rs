@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::daemon::{self, cycle, outbox};
 use crate::domain::{Version, VersionRef};
 use crate::lake::Lake;
+use crate::publish::transition::Refusal;
 use crate::publish::{Manifest, Registry, transition};
 use crate::runtime::{Shutdown, now};
 use anyhow::{Context as _, Result, bail};
@@ -147,8 +148,11 @@ pub(super) async fn rollback(args: RollbackArgs) -> Result<ExitCode> {
 
 pub(super) async fn archive(args: ArchiveArgs) -> Result<ExitCode> {
     let (config, lake, version) = opened(&args.config, &args.version).await?;
-    let decide =
-        |known: &[Version]| transition::archive(known, &version, &args.reason, now()).map_err(|e| e.to_string());
+    let decide = |known: &[Version]| match transition::archive(known, &version, &args.reason, now()) {
+        // Its weights may still be there: it was archived without `--delete`, or a process died before it took them away.
+        Err(Refusal::Already { .. }) if args.delete => Ok(Vec::new()),
+        decided => decided.map_err(|e| e.to_string()),
+    };
     let code = changed(&config, &lake, &version, args.json, decide).await?;
     if args.delete {
         let (store, root) = daemon::store_of(&lake);
@@ -175,6 +179,9 @@ async fn changed(
     let champion = daemon::champion_of(&lake.versions(&version.model).await?).map(|v| v.reference.clone());
     let sent = tokio::time::timeout(PATIENCE, outbox::announce(config, lake, &version.model, &Shutdown::new())).await;
     let announced = matches!(sent, Ok(Ok(_)));
+    if let Ok(Err(error)) = &sent {
+        eprintln!("pelton: the events were not sent: {error:#}");
+    }
     if as_json {
         let change =
             |v: &Version| json!({"version": v.reference.to_string(), "state": v.state.as_str(), "reason": v.reason});

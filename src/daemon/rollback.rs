@@ -13,10 +13,12 @@ use crate::query::{Limits, Session, Sources, messages_from_json};
 use crate::runtime::{Shutdown, now};
 use crate::tao::Watch;
 use crate::tao::score::{Case, Composition};
+use crate::telemetry::Event;
 use anyhow::{Context as _, Result, bail};
 use arrow::array::{Array as _, AsArray as _};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMicrosecondType};
+use futures::TryStreamExt as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,8 +41,8 @@ struct Watched {
     before: Option<VersionRef>,
 }
 
-/// Watches every model that is configured so, until the shutdown.
-pub(super) async fn run(config: &Config, lake: &Lake, fence: &Fence, shutdown: &Shutdown) {
+/// Watches every model that is configured so, until the shutdown; gives whether it ended because the fence is another daemon's.
+pub(super) async fn run(config: &Config, lake: &Lake, fence: &Fence, shutdown: &Shutdown) -> bool {
     let mut looked: BTreeMap<ModelName, Timestamp> = BTreeMap::new();
     let mut told = BTreeSet::new();
     let watching = || config.models.iter().filter_map(|(name, model)| Some((name, model, model.rollback.as_ref()?)));
@@ -54,6 +56,9 @@ pub(super) async fn run(config: &Config, lake: &Lake, fence: &Fence, shutdown: &
             looked.insert(name.clone(), now);
             let looks = look(config, lake, (name, model, settings), fence, &mut told, shutdown);
             if let Err(error) = looks.await {
+                if error.downcast_ref::<crate::lake::Error>().is_some_and(crate::lake::Error::is_fenced) {
+                    return true;
+                }
                 let (model, error) = (name.as_str(), format!("{error:#}"));
                 tracing::warn!(model, error, "the promoted version could not be watched, trying again");
             }
@@ -63,6 +68,7 @@ pub(super) async fn run(config: &Config, lake: &Lake, fence: &Fence, shutdown: &
             () = shutdown.cancelled() => {}
         }
     }
+    false
 }
 
 /// Looks once at a model's promotion, and rolls it back where it fell.
@@ -128,11 +134,12 @@ async fn look(
             old.count,
             transition::champion_text(watched.before.as_ref())
         );
-        tracing::warn!(version = %watched.version, reason, "rolled back");
         let decide = |known: &[Version]| {
             transition::roll_back(known, &watched.version, None, &reason, now()).map_err(|e| e.to_string())
         };
-        lake.change_versions(name, std::slice::from_ref(fence), decide).await?;
+        if !lake.change_versions(name, std::slice::from_ref(fence), decide).await?.is_empty() {
+            Event::VersionRolledBack { version: &watched.version.to_string(), reason: &reason }.emit();
+        }
         return Ok(());
     }
     Ok(())
@@ -185,7 +192,9 @@ async fn by_sql(
 ) -> Result<(Side, Side)> {
     let session = Session::new(super::sources(config, lake).await?, Limits::default())?;
     let mut sides = Sides::of(model, watched);
-    for batch in session.query_with(sql, &times(settings, watched)).await?.collect().await? {
+    // A row a request: they are added up as they come, never held together.
+    let mut batches = session.query_with(sql, &times(settings, watched)).await?.batches;
+    while let Some(batch) = batches.try_next().await? {
         let column = |name: &str, kind: &DataType| {
             let found = batch.column_by_name(name).with_context(|| format!("its SQL returns no column `{name}`"))?;
             cast(found, kind).with_context(|| format!("column `{name}` has the type {}", found.data_type()))

@@ -11,5 +11,5 @@ pub mod transition;
 pub mod webhook;
 
 pub use manifest::Manifest;
-pub use publisher::{PublishError, Publisher, read_events};
+pub use publisher::{PublishError, Publisher, is_away, read_events};
 pub use registry::{Error, Registry, Stored};

@@ -1,7 +1,7 @@
 //! Follows the state changes of versions with events on a compacted topic, and reads them back.
 //!
 //! The table is the truth, and the topic itself says how far it was followed: what is later there than the model's last event
-//! is sent, in order. The topic has one transactional id, so that whoever begins to follow ends whatever another had begun (Kafka's
+//! is sent, in order; where nothing is, nothing is done. The topic has one transactional id, so that whoever begins to follow ends whatever another had begun (Kafka's
 //! own fencing), and only then reads the topic: so nothing is lost, nothing changes places, and an event is there once, also where
 //! processes die anywhere on the way. Each event and the champion pointer that it moves are one transaction.
 
@@ -165,6 +165,7 @@ impl Publisher {
         step: impl Fn() -> F,
     ) -> Result<(), PublishError> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut away = false;
         loop {
             let tried = tokio::select! {
                 tried = step() => tried,
@@ -172,7 +173,7 @@ impl Publisher {
             };
             let error = match tried {
                 Ok(()) => {
-                    if backoff.tries() > 0 {
+                    if away {
                         Event::Back { what: "broker" }.emit();
                     }
                     return Ok(());
@@ -180,7 +181,9 @@ impl Publisher {
                 Err(PublishError::Broker { source, .. }) if !is_final(&source) => source,
                 Err(error) => return Err(error),
             };
-            if backoff.tries() == 0 {
+            // That another follows the topic too is no outage: it has sent, or its turn ends.
+            if !away && !is_fenced(&error) {
+                away = true;
                 Event::Away { what: "broker", error: &error.to_string() }.emit();
             }
             tokio::select! {
@@ -198,7 +201,8 @@ struct Announcement {
     messages: Vec<EventMessage>,
 }
 
-/// Ends what others had begun, reads how far the topic is, and sends the rest. Blocks.
+/// Sends what the topic lacks. Where it lacks nothing, nobody is fenced: what can be read there is there for good. Otherwise what
+/// others had begun is ended first, and how far the topic is, is read again. Blocks.
 fn catch_up(
     kafka: &Kafka,
     settings: &ClientConfig,
@@ -206,17 +210,17 @@ fn catch_up(
     model: &ModelName,
     announced: &[Announcement],
 ) -> Result<Vec<String>, PublishError> {
+    if owed(kafka, topic, model, announced)?.is_empty() {
+        return Ok(Vec::new());
+    }
     let failed = |source| PublishError::Broker { topic: topic.to_owned(), source };
     let mut settings = settings.clone();
     settings.set("transactional.id", format!("pelton-{topic}")).set("acks", "all");
     settings.set("message.timeout.ms", "10000").set("transaction.timeout.ms", "60000");
     let producer: BaseProducer = settings.create().map_err(PublishError::Client)?;
     producer.init_transactions(Timeout::After(PATIENCE)).map_err(failed)?;
-    let known = read_events(kafka, topic, PATIENCE)?;
-    let ours = known.iter().filter_map(|message| event::read(message).ok().flatten());
-    let last = ours.filter(|v| v.reference.model == *model).map(|v| v.time).max();
     let mut sent = Vec::new();
-    for one in announced.iter().filter(|one| last.is_none_or(|last| one.time > last)) {
+    for one in owed(kafka, topic, model, announced)? {
         failpoint(Failpoint::BeforeEvent);
         producer.begin_transaction().map_err(failed)?;
         for message in &one.messages {
@@ -232,6 +236,19 @@ fn catch_up(
         sent.push(one.id.clone());
     }
     Ok(sent)
+}
+
+/// The state changes that are later than the model's last event on the topic.
+fn owed<'a>(
+    kafka: &Kafka,
+    topic: &str,
+    model: &ModelName,
+    announced: &'a [Announcement],
+) -> Result<Vec<&'a Announcement>, PublishError> {
+    let known = read_events(kafka, topic, PATIENCE)?;
+    let ours = known.iter().filter_map(|message| event::read(message).ok().flatten());
+    let last = ours.filter(|v| v.reference.model == *model).map(|v| v.time).max();
+    Ok(announced.iter().filter(|one| last.is_none_or(|last| one.time > last)).collect())
 }
 
 fn send(producer: &BaseProducer, topic: &str, message: &EventMessage) -> Result<(), KafkaError> {
@@ -250,7 +267,8 @@ fn admin_options() -> AdminOptions {
 }
 
 /// Errors of a broker that cannot be reached, in difference to one that answers and refuses.
-fn is_away(error: &KafkaError) -> bool {
+#[must_use]
+pub fn is_away(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
         error.rdkafka_error_code(),
@@ -261,6 +279,15 @@ fn is_away(error: &KafkaError) -> bool {
                 | Code::Resolve
                 | Code::RequestTimedOut
         )
+    )
+}
+
+/// Another has begun to follow the topic.
+fn is_fenced(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::ConcurrentTransactions)
     )
 }
 

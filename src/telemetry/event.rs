@@ -169,6 +169,13 @@ pub enum Event<'a> {
         /// The gain in reward.
         gain: f64,
     },
+    /// Real traffic withdrew a version.
+    VersionRolledBack {
+        /// The version.
+        version: &'a str,
+        /// What it did worse.
+        reason: &'a str,
+    },
     /// Logged calls are lost.
     LogDropped {
         /// Why.
@@ -286,6 +293,7 @@ impl Event<'_> {
                 metric::CYCLES_FAILED.add(u64::from(state == "failed"));
             }
             Self::VersionPromoted { .. } => metric::VERSIONS_PROMOTED.add(1),
+            Self::VersionRolledBack { .. } => metric::VERSIONS_ROLLED_BACK.add(1),
             Self::EventSent { .. } => metric::EVENTS_SENT.add(1),
             Self::LogDropped { why, count, .. } => metric::LOG_DROPPED.add(&[why], count),
             Self::Upstream { upstream, up, .. } => metric::UPSTREAM_UP.set(&[upstream], i64::from(up)),
@@ -343,6 +351,7 @@ impl Event<'_> {
             Self::CycleStep { cycle, state, detail } => info!(cycle, state, detail, "cycle"),
             Self::CycleEnded { cycle, state, detail } => info!(cycle, state, detail, "cycle ended"),
             Self::VersionPromoted { version, gain } => info!(version, gain, "version promoted"),
+            Self::VersionRolledBack { version, reason } => warn!(version, reason, "version rolled back"),
             Self::EventSent { id, key } => info!(id, key, "event sent"),
             Self::LogDropped { why, count, detail } => warn!(why, count, detail, "logged calls are lost"),
             Self::Upstream { upstream, up: true, .. } => info!(upstream, "upstream answers"),

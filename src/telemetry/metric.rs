@@ -281,6 +281,7 @@ metrics! {
     CYCLES: Counter "pelton_cycles_total" [] "Training cycles that ended."
     CYCLES_FAILED: Counter "pelton_cycles_failed_total" [] "Training cycles that ended in an error."
     VERSIONS_PROMOTED: Counter "pelton_versions_promoted_total" [] "Model versions that the gate promoted."
+    VERSIONS_ROLLED_BACK: Counter "pelton_versions_rolled_back_total" [] "Model versions that a check of real traffic withdrew."
     EVENTS_SENT: Counter "pelton_events_sent_total" [] "Model-version events acknowledged by the broker."
     SIDECAR_REQUESTS: Counters "pelton_sidecar_requests_total" ["status"] "Calls that the sidecar answered or that ended before (499: the client hung up), by status."
     SIDECAR_IN_FLIGHT: Gauge "pelton_sidecar_requests_in_flight" [] "Calls under way through the sidecar."

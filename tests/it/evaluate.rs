@@ -300,7 +300,7 @@ fn each_guard_that_is_asked_for_refuses_a_clear_gain() {
     let at = |challenger| Watched { refusals: refusals(challenger), ..Watched::default() };
     assert_eq!(refused(&clear(), &at(0.14), &willing), (true, [None, Some(true), None, None]));
     assert_eq!(refused(&clear(), &at(0.3), &willing), (false, [None, Some(false), None, None]));
-    assert_eq!(refused(&clear(), &none, &willing).0, false, "what is not measured is not held");
+    assert!(!refused(&clear(), &none, &willing).0, "what is not measured is not held");
     let warned = evaluate_watched(&clear(), &at(0.3), &gate(), 1).guards.warnings;
     assert!(warned.iter().any(|w| w.contains("refuse")), "{warned:?}");
 

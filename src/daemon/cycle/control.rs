@@ -135,7 +135,8 @@ impl Shared {
 pub(super) struct Control {
     shared: Arc<Shared>,
     over: CancellationToken,
-    beside: JoinHandle<()>,
+    /// None beside a turn that is no cycle of the table.
+    beside: Option<JoinHandle<()>>,
     lake: Lake,
     cycle: CycleId,
 }
@@ -168,8 +169,15 @@ impl Control {
             exit: job.exit,
         };
         let over = CancellationToken::new();
-        let beside = tokio::spawn(beside.run(over.clone(), shutdown.clone()));
+        let beside = Some(tokio::spawn(beside.run(over.clone(), shutdown.clone())));
         Self { shared, over, beside, lake: job.lake.clone(), cycle: job.id.clone() }
+    }
+
+    /// For steps that are made again beside the table: no heartbeat, no rows, and nothing that stops them.
+    pub(super) fn quiet(job: &Job<'_>) -> Self {
+        let (flag, order, progress) = (AtomicBool::new(false), Mutex::default(), Mutex::new(None));
+        let shared = Arc::new(Shared { flag, order, progress });
+        Self { shared, over: CancellationToken::new(), beside: None, lake: job.lake.clone(), cycle: job.id.clone() }
     }
 
     /// The flag that steps look at.
@@ -195,7 +203,9 @@ impl Control {
     /// Ends the heartbeat; nobody is at work any more.
     pub(super) async fn end(self) {
         self.over.cancel();
-        drop(self.beside.await);
+        if let Some(beside) = self.beside {
+            drop(beside.await);
+        }
         let (store, path) = place(&self.lake, &self.cycle);
         let running = Running::of(&self.lake, &self.cycle).await;
         // Whoever took over says so there himself. Where it stays, its process is gone and it counts for nothing.

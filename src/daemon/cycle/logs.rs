@@ -22,6 +22,8 @@ const FLUSH: Duration = Duration::from_secs(2);
 const OBJECT_BYTES: usize = 256 << 10;
 /// A cycle's process that writes more than this is a fault of its own: the rest is left out, and said so.
 const OBJECTS_MAX: usize = 256;
+/// So many bytes wait for a store that is slow or away; what comes beyond is left out, and said so.
+const WAITING_BYTES_MAX: usize = 4 * OBJECT_BYTES;
 /// Lines of the end that an error quotes.
 const LAST: usize = 5;
 
@@ -30,7 +32,53 @@ struct Lines {
     object: Vec<u8>,
     number: usize,
     dirty: bool,
+    /// Lines that did not fit in.
+    left_out: usize,
     last: VecDeque<String>,
+}
+
+impl Lines {
+    fn add(&mut self, line: &str) {
+        let line = line.trim_end();
+        if self.last.len() == LAST {
+            self.last.pop_front();
+        }
+        self.last.push_back(line.to_owned());
+        if self.number >= OBJECTS_MAX {
+            return;
+        }
+        if self.object.len() + line.len() >= WAITING_BYTES_MAX {
+            self.left_out += 1;
+            return;
+        }
+        self.object.extend_from_slice(line.as_bytes());
+        self.object.push(b'\n');
+        self.dirty = true;
+    }
+
+    /// What is to be stored, and under which number; nothing where all is.
+    fn unsaved(&self) -> Option<(usize, Vec<u8>)> {
+        self.dirty.then(|| (self.number, self.object.clone()))
+    }
+
+    /// So many bytes of the object are stored: lines may have come meanwhile.
+    fn saved(&mut self, bytes: usize) {
+        self.dirty = self.object.len() > bytes;
+        if bytes < OBJECT_BYTES {
+            return;
+        }
+        self.object.drain(..bytes);
+        self.number += 1;
+        if self.number == OBJECTS_MAX {
+            self.object = b"the rest of the log is left out\n".to_vec();
+            self.dirty = true;
+        } else if self.left_out > 0 {
+            let left_out = std::mem::take(&mut self.left_out);
+            let gap = format!("{left_out} lines are left out: they could not be stored in time\n");
+            self.object.extend_from_slice(gap.as_bytes());
+            self.dirty = true;
+        }
+    }
 }
 
 /// Takes lines, from any thread.
@@ -54,16 +102,7 @@ impl LogWriter {
     }
 
     pub(in crate::daemon) fn line(&self, line: &str) {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.last.len() == LAST {
-            lines.last.pop_front();
-        }
-        lines.last.push_back(line.trim_end().to_owned());
-        if lines.number < OBJECTS_MAX {
-            lines.object.extend_from_slice(line.trim_end().as_bytes());
-            lines.object.push(b'\n');
-            lines.dirty = true;
-        }
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).add(line);
     }
 
     /// Waits for those who bring lines, stores the rest, and gives the last lines.
@@ -94,24 +133,19 @@ async fn write(
             () = tokio::time::sleep(FLUSH) => false,
             () = over.cancelled() => true,
         };
-        let (number, bytes) = {
-            let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-            let full = lines.object.len() >= OBJECT_BYTES;
-            let number = lines.number;
-            let bytes = std::mem::take(&mut lines.dirty).then(|| lines.object.clone());
-            if full {
-                lines.object.clear();
-                lines.number += 1;
-                if lines.number == OBJECTS_MAX {
-                    lines.object.extend_from_slice(b"the rest of the log is left out\n");
-                }
-            }
-            (number, bytes)
-        };
-        if let Some(bytes) = bytes {
-            let path = folder.clone().join(format!("{named}-{number:04}.txt"));
+        // More than one object where it ends just after one was full.
+        loop {
+            let unsaved = lines.lock().unwrap_or_else(PoisonError::into_inner).unsaved();
+            let Some((number, bytes)) = unsaved else { break };
+            let (path, size) = (folder.clone().join(format!("{named}-{number:04}.txt")), bytes.len());
             if let Err(error) = store.put(&path, bytes.into()).await {
+                // They stay, and are stored with the next ones.
                 tracing::debug!(%error, "the cycle's log could not be written");
+                break;
+            }
+            lines.lock().unwrap_or_else(PoisonError::into_inner).saved(size);
+            if !ending {
+                break;
             }
         }
         if ending {
@@ -134,4 +168,47 @@ pub async fn read(lake: &Lake, cycle: &CycleId) -> Result<String> {
         all.push_str(&String::from_utf8_lossy(&store.get(&path).await?.bytes().await?));
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_wait_for_the_store_up_to_a_bound_and_none_is_lost_that_fits() {
+        let line = "x".repeat(1023);
+        let mut lines = Lines::default();
+        let mut text = String::new();
+        let mut store = |lines: &mut Lines| {
+            let (number, bytes) = lines.unsaved().unwrap();
+            lines.saved(bytes.len());
+            text.push_str(&String::from_utf8_lossy(&bytes));
+            number
+        };
+        // Not stored for long: all that fits in is kept, the rest counted.
+        (0..5000).for_each(|_| lines.add(&line));
+        assert!(lines.object.len() <= WAITING_BYTES_MAX);
+        assert_eq!(store(&mut lines), 0);
+        for number in 1..OBJECTS_MAX {
+            (0..256).for_each(|_| lines.add(&line));
+            assert_eq!(store(&mut lines), number);
+        }
+        lines.add("too late");
+        assert_eq!(store(&mut lines), OBJECTS_MAX);
+        assert_eq!(lines.unsaved(), None);
+        let kept = text.lines().filter(|l| l.len() == 1023).count();
+        assert_eq!(kept, 1024 + 256 * (OBJECTS_MAX - 1));
+        assert!(text.contains("\n3976 lines are left out"));
+        assert!(text.ends_with("the rest of the log is left out\n"));
+    }
+
+    #[test]
+    fn what_comes_while_an_object_is_stored_is_not_lost() {
+        let mut lines = Lines::default();
+        lines.add("one");
+        let (_, bytes) = lines.unsaved().unwrap();
+        lines.add("two");
+        lines.saved(bytes.len());
+        assert_eq!(lines.unsaved(), Some((0, b"one\ntwo\n".to_vec())));
+    }
 }

@@ -32,7 +32,7 @@ use crate::lake::{Fence, Lake};
 use crate::model::{Lora, Model};
 use crate::runtime::{Failpoint, Shutdown, failpoint, now};
 use crate::telemetry::Event;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use std::fmt;
 
@@ -170,7 +170,6 @@ pub(super) fn run_fence(cycle: &CycleId) -> String {
 /// # Errors
 /// What stopped it; a [`Stop`] where it was told to.
 pub async fn run(job: &Job<'_>, shutdown: &Shutdown) -> Result<Outcome> {
-    let standing = orders::standing(job.lake, job.id).await?;
     // A scheduler that was replaced must not even take the cycle from whoever runs it by right.
     if let Some(scheduler) = &job.scheduler
         && let Err(error) = job.lake.check_fences(std::slice::from_ref(scheduler)).await
@@ -179,6 +178,11 @@ pub async fn run(job: &Job<'_>, shutdown: &Shutdown) -> Result<Outcome> {
         return Err(stop.map_or_else(|| error.into(), anyhow::Error::from));
     }
     let mine = job.lake.raise_fence(&run_fence(job.id)).await?;
+    // Read only now: what was written before the fence stands, and what its predecessors write after it is refused.
+    let standing = orders::standing(job.lake, job.id).await?;
+    if standing.state.is_end() {
+        bail!("cycle {} has ended: it is {}", job.id, standing.state);
+    }
     let fences: Vec<Fence> = std::iter::once(mine).chain(job.scheduler.clone()).collect();
     let attempt = standing.next_attempt();
     let releases = orders::registered(job.lake, &standing).await?.is_some();

@@ -114,7 +114,10 @@ pub(super) async fn announce(turn: &Turn<'_>, released: &Released) -> Result<(St
         let version = released.version.to_string();
         tracing::warn!(version, error, "the event is owed: a daemon or `pelton model publish` sends it");
     }
-    retain(turn.job.config, turn.job.lake, turn.job.model).await?;
+    // The version is published: what could not be tidied up is at the end of the next cycle.
+    if let Err(error) = retain(turn.job.config, turn.job.lake, turn.job.model).await {
+        tracing::warn!(error = format!("{error:#}"), "old versions could not be archived");
+    }
     let versions = turn.job.lake.versions(turn.job.model).await?;
     let verdict = versions.iter().filter(|v| v.reference == released.version).nth(1);
     let verdict = verdict.context("the registered version has no verdict")?;

@@ -10,7 +10,6 @@ use crate::domain::{CycleId, Timestamp, TrainingSet, VersionRef, WindowName};
 use crate::lake::Lake;
 use crate::model::{ADAPTER_WEIGHTS, Model};
 use crate::publish::{Manifest, Registry};
-use crate::runtime::Shutdown;
 use anyhow::{Context as _, Result, bail};
 use futures::TryStreamExt as _;
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
@@ -66,9 +65,8 @@ pub async fn reproduce(
     let tail = uuid::Uuid::new_v4().simple().to_string();
     let id = CycleId::new(format!("reproduce-{tail}"))?;
     let job = Job { watch, ..Job::new(&config, lake, &version.model, &id) };
-    let control = Control::start(&job, 1, &[], false, &Shutdown::new());
+    let control = Control::quiet(&job);
     let made = again(&job, &control, &manifest).await;
-    control.end().await;
     let (store, folder) = workspace::folder(lake, &id);
     let left: Vec<_> = store.list(Some(&folder)).map_ok(|object| object.location).try_collect().await?;
     for object in left {

@@ -57,7 +57,7 @@ impl Standing {
             trigger: text(latest_request, "trigger").unwrap_or_else(|| Trigger::Hand.as_str().to_owned()),
             requested: first.time,
             changed: events.last().map_or(last.time, |e| e.time),
-            error: events.iter().rev().find_map(|e| text(e, "error")),
+            error: events.iter().rev().filter(|e| says_error(e.state)).find_map(|e| text(e, "error")),
             version: events.iter().rev().find_map(|e| e.version),
         })
     }
@@ -81,6 +81,11 @@ impl Standing {
         let doubled = i64::from(pause_seconds) << self.failures.saturating_sub(1).min(12);
         Timestamp::from_micros(self.changed.micros() + doubled.min(HOUR_SECONDS.max(pause_seconds.into())) * 1_000_000)
     }
+}
+
+/// Only these rows are parsed for one: a cycle has many of progress.
+fn says_error(state: CycleState) -> bool {
+    matches!(state, CycleState::Failed | CycleState::Parked)
 }
 
 fn text(event: &CycleEvent, field: &str) -> Option<String> {

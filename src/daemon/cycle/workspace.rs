@@ -20,7 +20,7 @@ use crate::tao::{Keeper, SaveError};
 use anyhow::{Context as _, Result};
 use futures::TryStreamExt as _;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _};
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -78,8 +78,7 @@ pub(super) async fn plan(job: &Job<'_>, settings: &ModelConfig, base: &Model) ->
         until_micros,
         comparison: comparisons_since_promotion(&versions) + 1,
     };
-    write(job, "plan.json", &plan).await?;
-    Ok(plan)
+    Ok(write_once(job, "plan.json", &plan).await?.unwrap_or(plan))
 }
 
 /// Challengers that the gate has refused since a version was promoted last. That a rollback brought one back is no such promotion:
@@ -96,7 +95,7 @@ fn comparisons_since_promotion(versions: &[Version]) -> u32 {
 pub(super) async fn compared(turn: &Turn<'_>, compare: impl FnOnce() -> Result<Compared>) -> Result<Compared> {
     const NAME: &str = "evaluation.json";
     if read::<Value>(turn.job, NAME).await?.is_none() {
-        write(turn.job, NAME, &compared_to_json(&compare()?)).await?;
+        write_once(turn.job, NAME, &compared_to_json(&compare()?)).await?;
     }
     // Always by way of the file, so that a cycle that was killed here sees the same numbers.
     let value: Value = read(turn.job, NAME).await?.context("evaluation.json is gone")?;
@@ -110,8 +109,8 @@ pub(super) async fn verdict(turn: &Turn<'_>, judge: impl FnOnce() -> EvalReport)
         return Ok(report);
     }
     let report = judge();
-    write(turn.job, NAME, &report_to_json(&report, &turn.settings.gate)).await?;
-    Ok(report)
+    let found = write_once(turn.job, NAME, &report_to_json(&report, &turn.settings.gate)).await?;
+    Ok(found.as_ref().and_then(report_from_json).unwrap_or(report))
 }
 
 fn compared_to_json(compared: &Compared) -> Value {
@@ -169,10 +168,19 @@ async fn read<T: serde::de::DeserializeOwned>(job: &Job<'_>, name: &str) -> Resu
     }
 }
 
-async fn write<T: Serialize + Sync>(job: &Job<'_>, name: &str, value: &T) -> Result<()> {
+/// Writes what is not there yet; else gives what is. Fences guard tables and not these objects: a process that was paused
+/// between its look and its write must not change what its successor rests on.
+async fn write_once<T>(job: &Job<'_>, name: &str, value: &T) -> Result<Option<T>>
+where
+    T: Serialize + serde::de::DeserializeOwned + Sync,
+{
     let (store, folder) = folder(job.lake, job.id);
-    store.put(&folder.join(name), serde_json::to_vec_pretty(value)?.into()).await?;
-    Ok(())
+    let bytes = serde_json::to_vec_pretty(value)?;
+    match store.put_opts(&folder.join(name), bytes.into(), PutMode::Create.into()).await {
+        Ok(_) => Ok(None),
+        Err(object_store::Error::AlreadyExists { .. }) => read(job, name).await,
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The files of an adapter folder, by name.

@@ -12,13 +12,15 @@ use anyhow::{Context as _, Result};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 /// How long a child may take to end after it was asked to.
 const GRACE: Duration = Duration::from_secs(20);
 /// How often its memory is looked at.
 const LOOK: Duration = Duration::from_millis(250);
+/// A line that is longer counts as several.
+const LINE_BYTES_MAX: u64 = 64 << 10;
 
 /// How the process ended.
 pub(super) enum End {
@@ -108,7 +110,10 @@ fn spawn(config: &Config, model: &ModelName, id: &CycleId, scheduler: &Fence) ->
     command.spawn().with_context(|| format!("cannot start the cycle's process {:?}", command.as_std().get_program()))
 }
 
-#[expect(unsafe_code, reason = "between fork and exec only calls that are safe there: setpriority and prctl are")]
+#[expect(
+    unsafe_code,
+    reason = "between fork and exec only calls that are safe there: setpriority, open, write and close are"
+)]
 fn give_way(command: &mut Command, nice: u8) {
     let before = move || {
         // SAFETY: plain system calls on plain integers; what they refuse is no reason not to run.
@@ -127,13 +132,20 @@ fn give_way(command: &mut Command, nice: u8) {
 
 /// The child's lines, each under its cycle's name, in our log and in the cycle's.
 async fn relay(cycle: String, pipe: impl AsyncRead + Unpin, log: LogWriter) {
-    let mut lines = BufReader::new(pipe).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
+    let mut pipe = BufReader::new(pipe);
+    while let Some(line) = next_line(&mut pipe).await {
         if !line.trim().is_empty() {
             tracing::info!(cycle, "{}", line.trim_end());
             log.line(&line);
         }
     }
+}
+
+/// The next line, or so much of it as is taken for one: a launcher's bytes may be anything, and a progress bar never ends its line.
+async fn next_line(pipe: &mut (impl AsyncBufRead + Unpin)) -> Option<String> {
+    let mut bytes = Vec::new();
+    let read = pipe.take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes).await.ok()?;
+    (read > 0).then(|| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Ends when the process has more memory of its own than it may, with the bytes; else never.
@@ -201,5 +213,23 @@ fn death(status: ExitStatus, out_of_memory: bool) -> String {
         ),
         Some(signal) => format!("the cycle's process died by signal {signal}"),
         None => "the cycle's process ended without a status".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lines_of_any_bytes_and_without_an_end_are_taken() {
+        let long = vec![b'x'; 100 << 10];
+        let all = [b"a\xffb\n".as_slice(), &long, b"\nlast"].concat();
+        let mut pipe = BufReader::new(all.as_slice());
+        let mut lines = Vec::new();
+        while let Some(line) = next_line(&mut pipe).await {
+            lines.push(line.trim_end().to_owned());
+        }
+        let rest = "x".repeat(36 << 10);
+        assert_eq!(lines, ["a\u{fffd}b", &"x".repeat(64 << 10), &rest, "last"]);
     }
 }

@@ -11,6 +11,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::types::RDKafkaErrorCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -69,9 +70,18 @@ async fn member(config: &Config, seat: &watch::Sender<bool>, shutdown: &Shutdown
 fn poll(settings: &ClientConfig, topic: &str, seat: &watch::Sender<bool>, shutdown: &Shutdown) -> Result<()> {
     let consumer: BaseConsumer<KafkaLog> = settings.create_with_context(KafkaLog)?;
     consumer.subscribe(&[topic])?;
+    let mut told = false;
     while !shutdown.is_cancelled() {
-        // Nothing is ever written there; errors of brokers that are away pass by, and a lost session takes the partition.
-        drop(consumer.poll(POLL));
+        // Nothing is ever written there; errors of brokers that are away pass by, and a lost session takes the partition. What
+        // a broker refuses does not pass by, and is said once.
+        if let Some(Err(error)) = consumer.poll(POLL)
+            && !crate::publish::is_away(&error)
+            // The topic was made a moment ago; where it could not be made, that was said.
+            && error.rdkafka_error_code() != Some(RDKafkaErrorCode::UnknownTopicOrPartition)
+            && !std::mem::replace(&mut told, true)
+        {
+            tracing::warn!(%error, topic, "this daemon cannot stand for election as the scheduler");
+        }
         let mine = consumer.assignment()?.find_partition(topic, 0).is_some();
         seat.send_if_modified(|now| std::mem::replace(now, mine) != mine);
     }
@@ -86,8 +96,15 @@ async fn ensure_topic(settings: &ClientConfig, topic: &str) -> Result<()> {
     let wait = Some(Duration::from_secs(5));
     let options = AdminOptions::new().operation_timeout(wait).request_timeout(wait);
     let topic = NewTopic::new(topic, 1, TopicReplication::Fixed(-1));
-    if let Err(error) = admin.create_topics([&topic], &options).await {
-        tracing::debug!(%error, "the control topic was not made");
+    match admin.create_topics([&topic], &options).await {
+        Ok(results) => {
+            for (topic, code) in results.into_iter().filter_map(Result::err) {
+                if code != RDKafkaErrorCode::TopicAlreadyExists {
+                    tracing::warn!(topic, %code, "the control topic was not made: without it no daemon starts cycles");
+                }
+            }
+        }
+        Err(error) => tracing::debug!(%error, "the control topic was not made"),
     }
     Ok(())
 }

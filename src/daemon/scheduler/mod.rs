@@ -101,34 +101,58 @@ pub async fn run(config: Arc<Config>, lake: Lake, shutdown: Shutdown) -> Result<
 }
 
 /// What the owner of the seat does, until its term ends.
+///
+/// Another daemon that raised the fence later has the seat, or raised it just before it lost the seat to this one: Kafka's word
+/// decides. Where that has not changed when a session would have run out, the fence is raised anew.
 async fn serve(config: &Arc<Config>, lake: &Lake, started: Timestamp, term: &Shutdown) {
-    let fence = loop {
-        match lake.raise_fence(SCHEDULER).await {
-            Ok(fence) => break fence,
-            Err(error) => {
-                tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "the seat cannot be taken yet");
-                tokio::select! {
-                    () = tokio::time::sleep(TICK) => {}
-                    () = term.cancelled() => return,
-                }
+    let session = Duration::from_millis(config.scheduler.session_timeout_ms.into());
+    while let Some(fence) = take(lake, term).await {
+        tracing::info!(token = fence.token, "this daemon starts the cycles");
+        let held = term.child_token();
+        let ends_all = |fenced: bool| {
+            if fenced {
+                held.cancel();
             }
+        };
+        tokio::join!(
+            async { ends_all(cycles(config, lake, &fence, started, &held).await) },
+            outbox::run(config, lake, &held),
+            async { ends_all(rollback::run(config, lake, &fence, &held).await) }
+        );
+        tracing::info!(token = fence.token, "this daemon starts no more cycles");
+        tokio::select! {
+            () = tokio::time::sleep(session) => {}
+            () = term.cancelled() => return,
         }
-    };
-    tracing::info!(token = fence.token, "this daemon starts the cycles");
-    tokio::join!(
-        cycles(config, lake, &fence, started, term),
-        outbox::run(config, lake, term),
-        rollback::run(config, lake, &fence, term)
-    );
-    tracing::info!(token = fence.token, "this daemon starts no more cycles");
+    }
 }
 
-async fn cycles(config: &Config, lake: &Lake, fence: &Fence, mut started: Timestamp, term: &Shutdown) {
+/// Raises the scheduler's fence; nothing where the term ended first.
+async fn take(lake: &Lake, term: &Shutdown) -> Option<Fence> {
+    loop {
+        let raised = tokio::select! {
+            raised = lake.raise_fence(SCHEDULER) => raised,
+            () = term.cancelled() => return None,
+        };
+        let error = match raised {
+            Ok(fence) => return Some(fence),
+            Err(error) => format!("{:#}", anyhow::Error::new(error)),
+        };
+        tracing::warn!(error, "the seat cannot be taken yet");
+        tokio::select! {
+            () = tokio::time::sleep(TICK) => {}
+            () = term.cancelled() => return None,
+        }
+    }
+}
+
+/// Starts cycles until the term ends; gives whether it ended because another daemon has raised the fence.
+async fn cycles(config: &Config, lake: &Lake, fence: &Fence, mut started: Timestamp, term: &Shutdown) -> bool {
     let mut models: Vec<Watched> = config.models.keys().map(Watched::new).collect();
     loop {
         tokio::select! {
             () = tokio::time::sleep(TICK) => {}
-            () = term.cancelled() => return,
+            () = term.cancelled() => return false,
         }
         // The clock may have been ahead when the daemon started.
         started = started.min(now());
@@ -136,9 +160,7 @@ async fn cycles(config: &Config, lake: &Lake, fence: &Fence, mut started: Timest
             let Err(error) = look(config, lake, watched, (fence, started), term).await else { continue };
             if error.downcast_ref::<crate::lake::Error>().is_some_and(crate::lake::Error::is_fenced) {
                 tracing::warn!("another daemon has taken the seat over");
-                // Kafka has not said so yet: this daemon was cut off or paused.
-                term.cancelled().await;
-                return;
+                return true;
             }
             let (model, error) = (watched.name.as_str(), format!("{error:#}"));
             tracing::warn!(model, error, "the schedule could not be followed, trying again");

@@ -49,6 +49,18 @@ async fn a_daemon_whose_scheduler_dies_or_sleeps_is_replaced_and_its_cycle_ends_
     assert!(rig.pelton(&["audit"]).status.success());
 }
 
+/// Its predecessor's raise of the fence landed after its own, and Kafka has nothing more to say.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_of_the_seat_that_finds_itself_fenced_raises_the_fence_anew_and_goes_on() {
+    let rig = Rig::new("", "").await;
+    let mut daemon = Daemon::start(&rig.path);
+    until("it has the seat", PATIENCE, async || leads(&rig.path)).await;
+    let late = rig.lake.raise_fence("scheduler").await.unwrap();
+    let id = rig.cycle(Trigger::Queued, 16).await;
+    rig.reaches(&id, CycleState::Done, &mut daemon).await;
+    assert!(rig.lake.check_fences(&[late]).await.unwrap_err().is_fenced());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_taken_over_can_write_neither_a_state_nor_a_version() {
     let rig = Rig::new("", "").await;
