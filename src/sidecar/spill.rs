@@ -417,7 +417,7 @@ mod tests {
         assert_eq!(keys(&mut spill), ["k9", "k10", "k11", "k12", "k13"]);
         drop(spill);
         let mut spill = Spill::open(dir.path(), 1 << 20).unwrap();
-        spill.append(&[message(14)], false).unwrap();
+        spill.append(&[message(14)], false).1.unwrap();
         assert_eq!(keys(&mut spill), ["k14"]);
     }
 
@@ -434,7 +434,7 @@ mod tests {
         let damaged = spill.take_damaged();
         assert!(damaged > 0 && left.len() as u64 + damaged == 12, "{damaged} damaged, left {left:?}");
         assert_eq!(left.last().map(String::as_str), Some("k11"));
-        spill.append(&[message(12)], false).unwrap();
+        spill.append(&[message(12)], false).1.unwrap();
         assert_eq!(keys(&mut spill), ["k12"]);
     }
 
@@ -442,14 +442,14 @@ mod tests {
     fn a_torn_end_is_cut_off_and_a_full_queue_loses_its_oldest() {
         let dir = tempfile::tempdir().unwrap();
         let mut spill = Spill::open(dir.path(), 1 << 20).unwrap();
-        spill.append(&[message(0), message(1)], false).unwrap();
+        spill.append(&[message(0), message(1)], false).1.unwrap();
         let path = spill.path(1);
         drop(spill);
         let length = fs::metadata(&path).unwrap().len();
         OpenOptions::new().write(true).open(&path).unwrap().set_len(length - 3).unwrap();
         let mut spill = Spill::open(dir.path(), 4096).unwrap();
         assert_eq!(spill.messages(), 1);
-        let lost: u64 = (2..100).map(|n| spill.append(&[message(n)], false).unwrap()).sum();
+        let lost: u64 = (2..100).map(|n| spill.append(&[message(n)], false).0).sum();
         assert!(spill.bytes() <= 4096 && lost > 50, "{} bytes, {lost} lost", spill.bytes());
         let left = keys(&mut spill);
         assert_eq!(left.len() as u64 + lost, 99);
