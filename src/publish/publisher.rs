@@ -1,9 +1,10 @@
 //! Follows the state changes of versions with events on a compacted topic, and reads them back.
 //!
 //! The table is the truth, and the topic itself says how far it was followed: what is later there than the model's last event
-//! is sent, in order; where nothing is, nothing is done. The topic has one transactional id, so that whoever begins to follow ends whatever another had begun (Kafka's
-//! own fencing), and only then reads the topic: so nothing is lost, nothing changes places, and an event is there once, also where
-//! processes die anywhere on the way. Each event and the champion pointer that it moves are one transaction.
+//! is sent, in order; where nothing is, nothing is done. The topic has one transactional id, so that whoever begins to send ends
+//! whatever another had begun (Kafka's own fencing), and only then reads how far it is: so nothing is lost, nothing changes
+//! places, and an event is there once, also where processes die anywhere on the way. Each event and the champion pointer that it
+//! moves are one transaction.
 
 use super::transition::champion;
 use crate::codec::event::{self, EventMessage, Mode, Pointer};
