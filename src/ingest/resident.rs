@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 /// How often the kernel is asked.
 const EVERY: Duration = Duration::from_millis(20);
+/// A batch of some size: what has less to do with is not made smaller.
+const BATCH_BYTES: usize = 8 << 20;
 
 /// Anonymous memory since ingestion began.
 pub(super) struct Resident {
@@ -22,13 +24,13 @@ impl Resident {
     }
 
     /// How much of the budget is there for what is counted: not an eighth, for what comes between two looks, and not what others
-    /// hold; at least half of it, so that batches keep their size whatever that is.
+    /// hold; at least half of it, and of a small one as much as a batch takes, so that batches keep their size whatever that is.
     pub(super) fn room(&mut self, budget: usize, counted: usize) -> usize {
         if self.asked.elapsed() >= EVERY {
             self.asked = Instant::now();
             self.grown = anonymous_bytes().saturating_sub(self.at_start);
         }
         let beside = budget / 8 + self.grown.saturating_sub(counted);
-        budget - beside.min(budget / 2)
+        budget - beside.min(budget / 2).min(budget.saturating_sub(BATCH_BYTES))
     }
 }
