@@ -270,6 +270,10 @@ async fn supervise(
         }
         Err(error) => Some(format!("{error:#}")),
     };
+    if leaves {
+        // Because another daemon has the seat? The child was told so, and ours is to know it, too.
+        lake.check_fences(fences).await?;
+    }
     if let Some(error) = error {
         cycle::fail(lake, id, attempt, &error, fences).await?;
     }
